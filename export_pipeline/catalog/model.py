@@ -1,0 +1,117 @@
+"""What the catalogue says of a collection. The descriptions are what an author reads when a field is wrong."""
+
+import re
+from pathlib import PurePath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+APP_ID = "{app_id}"
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
+_LONGEST = 150
+_FORBIDDEN = set('$"{}\\')  # what MongoDB forbids, and what would need escaping where the name is a tag in JSON
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("use a lower-case letter, then lower-case letters, digits or '_'")
+    return name
+
+
+def _checked_collection(collection: str) -> str:
+    if collection.count(APP_ID) != 1:
+        raise ValueError(f"it must hold {APP_ID} exactly once, or one app's export would read another app's data")
+    rest = collection.replace(APP_ID, "")
+    if rest.startswith("system.") or set(rest) & _FORBIDDEN or not rest.isprintable() or len(rest) > _LONGEST:
+        raise ValueError("it is not a plain name of a collection")
+    return collection
+
+
+def _checked_database(database: str) -> str:
+    if not database or len(database) > 60 or set(database) & set('/\\. "$\0'):
+        raise ValueError("it is not a name that MongoDB allows for a database")
+    return database
+
+
+def _checked_path(path: str) -> str:
+    for part in path.split("."):
+        if not part or part.startswith("$") or "\0" in part:
+            raise ValueError("it is not a field's path, such as 'uid' or 'respondent.uid'")
+        if part.isdecimal():
+            raise ValueError("a path must not name an array's position; leave the number out")
+    return path
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+FieldPath = Annotated[str, AfterValidator(_checked_path)]
+
+
+class Entry(BaseModel):
+    """One plugin collection."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Name = Field(description="it names the asset, for instance 'crash_users'")
+    plugin: Name = Field(description="it names the plugin that owns the collection, for instance 'crashes'")
+    collection: Annotated[str, AfterValidator(_checked_collection)] = Field(
+        description="it is the collection's name with the app id as {app_id}, for instance 'app_crashusers{app_id}'"
+    )
+    database: Annotated[str, AfterValidator(_checked_database)] | None = Field(
+        None, description="it is the collection's database, where that is not EXPORT_PIPELINE_MONGO_DATABASE"
+    )
+    user_key: FieldPath = Field(description="it names the field that holds the uid, for instance 'uid'")
+    time_field: FieldPath | None = Field(None, description="it names the field that holds the document's time")
+    time_unit: Literal["s", "ms", "date"] | None = Field(
+        None, description="it is the unit of time_field: s, ms or date"
+    )
+    category: str | None = Field(None, description="it is the category of personal data, for instance 'diagnostics'")
+    purpose: str | None = Field(None, description="it is what the data is processed for, in a person's words")
+    portable: bool = Field(True, description="it says whether the person provided the data or was observed in it")
+    exclude: tuple[FieldPath, ...] = Field((), strict=False, description="it lists the fields that never leave")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Entry":
+        if (self.time_field is None) != (self.time_unit is None):
+            raise ValueError("time_field and time_unit go together")
+        for path in self.exclude:
+            if path == "_id" or _covers(path, self.user_key):
+                raise ValueError(f"exclude: '{path}' cannot be left out, since it says whose document it is")
+        for path in self.exclude:
+            if any(other != path and _covers(other, path) for other in self.exclude):
+                raise ValueError(f"exclude: '{path}' lies inside another excluded field; name only the outer one")
+        return self
+
+    def collection_of(self, app_id: str) -> str:
+        """Return the collection's full name for an app."""
+        return self.collection.replace(APP_ID, app_id)
+
+
+class Catalog(BaseModel):
+    """All entries, in the order in which a package holds them, and where they were read from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: Literal[1] = Field(description="it is the version of this file's layout: 1")
+    collections: tuple[Entry, ...] = Field(
+        strict=False, min_length=1, description="it lists the collections that hold a user's data"
+    )
+
+
+class LoadedCatalog(BaseModel):
+    """A catalogue with its origin, which the manifest names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    entries: tuple[Entry, ...]
+    version: int
+    sha256: str
+    path: PurePath
+
+    def entry(self, name: str) -> Entry:
+        """Return the entry called ``name``; the name must exist."""
+        return next(entry for entry in self.entries if entry.name == name)
+
+
+def _covers(outer: str, inner: str) -> bool:
+    return inner == outer or inner.startswith(f"{outer}.")

@@ -1,0 +1,29 @@
+"""Where everything is put together; what ``workspace.yaml`` loads. Start reading here."""
+
+import dagster as dg
+
+from export_pipeline.catalog.load import load_catalog
+from export_pipeline.orchestration.assets import batches, packages_asset, slice_asset
+from export_pipeline.orchestration.jobs import export_users, request_export
+from export_pipeline.orchestration.resources import EXPORTER, exporter_resource
+from export_pipeline.orchestration.schedules import expire_packages, expire_packages_hourly
+from export_pipeline.orchestration.sensors import pending_requests, request_reconciler
+from export_pipeline.settings import Settings
+
+
+def build_defs(settings: Settings | None = None) -> dg.Definitions:
+    """Return all definitions, made afresh.
+
+    The catalogue decides which assets there are. Tests give ``settings``; otherwise they come from the environment.
+    """
+    catalog = load_catalog((settings or Settings.load()).catalog)
+    return dg.Definitions(
+        assets=[batches, *(slice_asset(entry) for entry in catalog.entries), packages_asset(catalog)],
+        jobs=[request_export, export_users, expire_packages],
+        sensors=[pending_requests, request_reconciler],
+        schedules=[expire_packages_hourly],
+        resources={EXPORTER: exporter_resource(settings)},
+    )
+
+
+defs = build_defs()

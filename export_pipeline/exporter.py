@@ -1,0 +1,329 @@
+"""The steps from a request to its package, put together once for all who take them: Dagster and the command line.
+
+Each step can run twice: a plan and finished slices are taken up, a published package is not published again.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Self
+
+from pymongo import MongoClient
+
+from export_pipeline.catalog.load import load_catalog
+from export_pipeline.catalog.model import LoadedCatalog
+from export_pipeline.errors import BadInputError, ExportPipelineError, IncompleteError, StaleRequestError
+from export_pipeline.formats.registry import find_format, write_options
+from export_pipeline.mongo.connection import Document, connect
+from export_pipeline.packages.assemble import Target, assemble
+from export_pipeline.packages.manifest import Manifest
+from export_pipeline.packages.verify import sha256_of
+from export_pipeline.requests.models import NewRequest, Request
+from export_pipeline.requests.store import RequestStore
+from export_pipeline.settings import Settings
+from export_pipeline.slices.plan import BatchPlan, PlannedRequest, load_plan, make_plan, plan_key, store_plan
+from export_pipeline.slices.read import OnRead, read_slice
+from export_pipeline.slices.slice_file import SliceIndex
+from export_pipeline.storage import Storage, create_file, open_storage
+
+log = logging.getLogger(__name__)
+
+PLAN_IS_FRESH = timedelta(minutes=4)
+"""For how long a stored plan may still be read at: the server keeps 5 minutes of history by default."""
+
+PROGRESS_EVERY = 1.0
+"""Seconds between two notes of a request's progress."""
+
+MANIFEST = "manifest.json"
+
+
+class InterruptedExportError(ExportPipelineError):
+    """The process was told to stop."""
+
+    code = "interrupted"
+
+
+class InternalError(ExportPipelineError):
+    """Something that should not happen. Only its kind is told: an unforeseen message may quote data."""
+
+    code = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request of a batch ended: with a manifest, or with an error."""
+
+    request_id: str
+    manifest: Manifest | None
+    error: ExportPipelineError | None
+
+
+class Exporter:
+    """One installation: its settings, catalogue, requests table, storage and MongoDB, each opened when needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def catalog(self) -> LoadedCatalog:
+        """The catalogue that the settings name."""
+        return load_catalog(self.settings.catalog)
+
+    @cached_property
+    def requests(self) -> RequestStore:
+        """The requests table."""
+        return RequestStore.open(self.settings.requests_database)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Where slices and packages go."""
+        return open_storage(self.settings.storage_root)
+
+    @cached_property
+    def client(self) -> MongoClient[Document]:
+        """The MongoDB to export from."""
+        return connect(self.settings.mongo_uri.get_secret_value())
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for name in ("requests", "client"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, new: NewRequest, *, run_here: bool = False) -> Request:
+        """Insert a checked request. Raises BadInputError for a format or an option that does not exist."""
+        find_format(new.format)
+        write_options(new.json_mode)
+        return self.requests.submit(new, run_here=run_here)
+
+    def plan(self, batch_id: str) -> BatchPlan:
+        """Plan the batch's running requests, or take up the plan that a former run made a moment ago.
+
+        What makes planning impossible fails all those requests, and is raised.
+        """
+        running = [request for request in self.requests.of_batch(batch_id) if request.status == "running"]
+        if not running:
+            raise StaleRequestError(f"batch {batch_id} has no running request; ask for a new export instead")
+        try:
+            return self._plan(batch_id, running)
+        except ExportPipelineError as error:
+            for request in running:
+                self._fail(request.id, batch_id, error)
+            raise
+
+    def _plan(self, batch_id: str, running: list[Request]) -> BatchPlan:
+        if self.storage.exists(plan_key(batch_id)):
+            plan = load_plan(self.storage, batch_id)
+            if datetime.now(UTC) - plan.planned_at < PLAN_IS_FRESH:
+                return plan
+            # Slices of two moments must never meet in one package.
+            self.storage.delete(f"slices/{batch_id}")
+        plan = make_plan(
+            self.client,
+            self.settings,
+            self.catalog,
+            batch_id,
+            running[0].app_id,
+            [PlannedRequest(id=request.id, uids=request.selection["uids"]) for request in running],
+        )
+        store_plan(self.storage, plan)
+        self.requests.set_totals(batch_id, {request.id: plan.expected_of(request.id) for request in running})
+        return plan
+
+    def load_plan(self, batch_id: str) -> BatchPlan:
+        """Return the plan that ``plan`` stored."""
+        return load_plan(self.storage, batch_id)
+
+    def read_slice(self, plan: BatchPlan, name: str, on_read: OnRead = lambda _: None) -> SliceIndex:
+        """Read one collection for the whole batch; see ``slices.read``."""
+        return read_slice(self.client, self.settings, self.storage, plan, self.catalog.entry(name), on_read)
+
+    def package(self, plan: BatchPlan, output: Path | None = None) -> Iterator[Outcome]:
+        """Write, verify and publish each request's package; record and yield how each ended.
+
+        With ``output``, the package goes to that file, its manifest beside it, and never expires. A request that
+        fails does not fail its neighbours. One that is not running any more is left alone.
+        """
+        for request in self.requests.of_batch(plan.batch_id):
+            if request.status != "running":
+                continue
+            try:
+                manifest = self._package_one(plan, request, output)
+            except StaleRequestError:
+                log.warning("request %s was moved on while it was packaged; its package is dropped", request.id)
+            except ExportPipelineError as error:
+                self._fail(request.id, plan.batch_id, error)
+                yield Outcome(request.id, None, error)
+            except Exception as error:  # noqa: BLE001  # one request's surprise must not fail its neighbours
+                internal = InternalError(f"packaging ended with an unexpected {type(error).__name__}; please report it")
+                self._fail(request.id, plan.batch_id, internal)
+                yield Outcome(request.id, None, internal)
+            else:
+                yield Outcome(request.id, manifest, None)
+
+    def download(self, request: Request, output: Path | None = None) -> Path:
+        """Copy a completed package to ``output``, its manifest beside it; return where the file now is.
+
+        Raises BadInputError unless the request is completed, IncompleteError where the copy is not the package.
+        """
+        if request.status != "completed":
+            raise BadInputError(f"request {request.id} is {request.status}; only a completed one can be downloaded")
+        target = self._target(request)
+        output = output or Path(target.name)
+        if str(target.uri) != request.result_uri:
+            raise BadInputError(f"request {request.id} was written to a file by 'export', not to the storage")
+        folder = package_folder(request)
+        for key, copy_to in ((target.name, output), (MANIFEST, manifest_path(output))):
+            with self.storage.open(f"{folder}/{key}") as source, create_file(copy_to.absolute()) as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+                with copy.read_back() as written:
+                    if copy_to == output and sha256_of(written) != request.result_sha256:
+                        raise IncompleteError("the package in the storage is not the one that was published")
+                copy.commit()
+        return output
+
+    def discard_slices(self, batch_id: str) -> None:
+        """Remove the batch's slices and plan; they hold personal data and have served."""
+        self.storage.delete(f"slices/{batch_id}")
+
+    def fail_batch(self, batch_id: str, error: ExportPipelineError) -> None:
+        """Fail the batch's running requests for one reason."""
+        for request in self.requests.of_batch(batch_id):
+            if request.status == "running":
+                self._fail(request.id, batch_id, error)
+
+    def fail(self, request: Request, error: ExportPipelineError) -> None:
+        """Fail a running request; one that was moved on meanwhile is left alone."""
+        self._fail(request.id, str(request.batch_id), error)
+
+    def expire(self, request: Request) -> None:
+        """Remove a completed request's package and record it."""
+        self.requests.expire(request.id)
+        self.storage.delete(package_folder(request))
+
+    def run_here(self, request: Request, output: Path | None = None, on_read: OnRead = lambda _: None) -> Manifest:
+        """Take a request that was submitted with ``run_here`` through all steps; return its manifest.
+
+        Raises what made it fail, after recording it.
+        """
+        batch_id = str(request.batch_id)
+        progress = Progress(self.requests, request.id, batch_id)
+
+        def read(documents: int) -> None:
+            progress(0, 0)  # a sign of life: nothing is written yet
+            on_read(documents)
+
+        try:
+            plan = self.plan(batch_id)
+            for entry in self.catalog.entries:
+                self.read_slice(plan, entry.name, read)
+            for outcome in self.package(plan, output):
+                if outcome.manifest is not None:
+                    return outcome.manifest
+                if outcome.error is not None:
+                    raise outcome.error
+            raise StaleRequestError(f"request {request.id} was cancelled or taken over while it ran")
+        except ExportPipelineError as error:
+            self.fail_batch(batch_id, error)
+            raise
+        except BaseException:
+            self.fail_batch(batch_id, InterruptedExportError("the export was interrupted"))
+            raise
+        finally:
+            self.discard_slices(batch_id)
+
+    def _package_one(self, plan: BatchPlan, request: Request, output: Path | None) -> Manifest:
+        target = self._target(request) if output is None else _local_target(output)
+        manifest = self._published(request) if output is None else None
+        if manifest is None:
+            progress = Progress(self.requests, request.id, plan.batch_id)
+            manifest = assemble(self.storage, self.catalog, plan, request, target, progress, progress.note)
+        self.requests.complete(
+            request.id,
+            plan.batch_id,
+            documents=manifest.totals.documents_written,
+            result_uri=target.uri,
+            result_bytes=manifest.file.bytes,
+            result_sha256=manifest.file.sha256,
+            expires_at=datetime.now(UTC) + self.settings.retention if output is None else None,
+        )
+        return manifest
+
+    def _target(self, request: Request) -> Target:
+        folder = package_folder(request)
+        name = f"export.{find_format(request.options['format']).extension}"
+        return Target(
+            create_file=partial(self.storage.create, f"{folder}/{name}"),
+            create_manifest=partial(self.storage.create, f"{folder}/{MANIFEST}"),
+            name=name,
+            uri=self.storage.locate(f"{folder}/{name}"),
+        )
+
+    def _published(self, request: Request) -> Manifest | None:
+        """Return the manifest of a package that a former attempt published but did not live to record."""
+        key = f"{package_folder(request)}/{MANIFEST}"
+        if not self.storage.exists(key):
+            return None
+        with self.storage.open(key) as seal:
+            manifest = Manifest.model_validate_json(seal.read())
+        with self.storage.open(f"{package_folder(request)}/{manifest.file.name}") as file:
+            intact = sha256_of(file) == manifest.file.sha256
+        return manifest if intact else None
+
+    def _fail(self, request_id: str, batch_id: str, error: ExportPipelineError) -> None:
+        try:
+            self.requests.fail(request_id, batch_id, code=error.code, message=str(error))
+        except StaleRequestError:
+            log.info("request %s was moved on before its failure was recorded", request_id)
+
+
+class Progress:
+    """Notes a request's progress in its row, at most once a second."""
+
+    def __init__(self, requests: RequestStore, request_id: str, batch_id: str) -> None:
+        self._requests = requests
+        self._ids = (request_id, batch_id)
+        self._next = time.monotonic() + PROGRESS_EVERY
+        self._latest = (0, 0)
+
+    def __call__(self, documents: int, written: int) -> None:
+        """Take note of the documents and bytes so far."""
+        self._latest = (documents, written)
+        if time.monotonic() >= self._next:
+            self.note()
+
+    def note(self) -> None:
+        """Write the latest figures. Raises StaleRequestError if the request does not run in this batch any more."""
+        documents, written = self._latest
+        self._requests.progress(*self._ids, documents_done=documents, bytes_written=written)
+        self._next = time.monotonic() + PROGRESS_EVERY
+
+
+def package_folder(request: Request) -> str:
+    """Return the storage folder of a request's package."""
+    return f"exports/{request.app_id}/{request.id}"
+
+
+def manifest_path(output: Path) -> Path:
+    """Return where the manifest of a package in the file ``output`` goes."""
+    return output.with_name(f"{output.name}.{MANIFEST}")
+
+
+def _local_target(output: Path) -> Target:
+    return Target(
+        create_file=partial(create_file, output),
+        create_manifest=partial(create_file, manifest_path(output)),
+        name=output.name,
+        uri=str(output),
+    )

@@ -1,0 +1,97 @@
+"""The jobs: asking for an export from the UI or GraphQL, serving a batch, and removing what has expired."""
+
+import dagster as dg
+from pydantic import Field
+
+from export_pipeline.errors import BadInputError
+from export_pipeline.examples import EXAMPLE_APP_ID, EXAMPLE_UID
+from export_pipeline.exporter import Exporter
+from export_pipeline.formats.registry import FORMATS, JSON_MODES
+from export_pipeline.orchestration.launching_runs import asked_by_run, report_to_launching_run
+from export_pipeline.orchestration.resources import lasting_failures
+from export_pipeline.requests.models import DEFAULT_FORMAT, DEFAULT_JSON_MODE, NewRequest
+
+
+class RequestExport(dg.Config):
+    """What the form of ``request_export`` asks for.
+
+    The app and the uids have no default on purpose: what somebody forgot to fill in must not export somebody else.
+    """
+
+    app_id: str = Field(description="The app whose user it is.")
+    uids: list[str] = Field(
+        default_factory=list,
+        description="The uids of the person; all go into one file. This is the one place where a uid enters "
+        "Dagster: use no e-mail address here. Leave it out when you give an export_id.",
+    )
+    export_id: str | None = Field(
+        default=None,
+        description="Instead of uids: the Export ID of a request made elsewhere. A failed one is tried again; "
+        "any other is just followed.",
+    )
+    format: str = Field(default=DEFAULT_FORMAT, description=f"The file's format: {', '.join(FORMATS)}.")
+    json_mode: str = Field(
+        default=DEFAULT_JSON_MODE,
+        description=f"For JSON: {' or '.join(JSON_MODES)}. Relaxed is easy to read, canonical keeps every BSON type.",
+    )
+
+
+@dg.op(
+    description="Puts one request into the requests table; a sensor takes it from there. The run's tags tell the "
+    "Export ID and, as it changes, the request's status.",
+)
+def submit_request(
+    context: dg.OpExecutionContext, config: RequestExport, exporter: dg.ResourceParam[Exporter]
+) -> None:
+    """Insert the request, or follow one that exists."""
+    with lasting_failures():
+        if config.export_id is None:
+            request = exporter.submit(
+                NewRequest(
+                    app_id=config.app_id,
+                    uids=config.uids,
+                    format=config.format,
+                    json_mode=config.json_mode,
+                    requested_by=asked_by_run(context.run_id),
+                )
+            )
+        else:
+            if config.uids:
+                raise BadInputError("give either uids or an export_id, not both")
+            request = exporter.requests.get(config.export_id)
+            if request.app_id != config.app_id:
+                raise BadInputError("the request with this Export ID is not one of this app")
+            if request.status == "failed":
+                exporter.requests.retry(request.id, asked_by_run(context.run_id))
+                request = exporter.requests.get(request.id)
+    report_to_launching_run(context.instance, request)
+    context.add_output_metadata({"export_id": request.id, "status": request.status})
+
+
+@dg.job(
+    description="Ask for all that is held on a user. Fill in app_id and uids and launch: the request is made at "
+    "once, and the sensor pending_requests starts its export. Runs of this job are deleted once their request has "
+    "expired, since their configuration holds a uid.",
+    executor_def=dg.in_process_executor,
+    # What the form opens with: it works on the demo's data as it stands.
+    config={
+        "ops": {
+            "submit_request": {
+                "config": {"app_id": EXAMPLE_APP_ID, "uids": [EXAMPLE_UID], "format": "json", "json_mode": "relaxed"}
+            }
+        }
+    },
+)
+def request_export() -> None:
+    """Run the one op."""
+    submit_request()
+
+
+export_users = dg.define_asset_job(
+    "export_users",
+    selection=dg.AssetSelection.all(),
+    # Ten small steps take 2 s in one process and 10 s in ten.
+    executor_def=dg.in_process_executor,
+    description="Export the users of one batch: its plan, its slices, its packages. The sensor pending_requests "
+    "launches it; to ask for an export, launch request_export.",
+)

@@ -1,0 +1,1 @@
+"""Packages: one request's file and its manifest. Assembling, verifying, publishing."""

@@ -1,0 +1,106 @@
+"""The manifest: what a package holds, at which moment it was true, and the figures that prove it whole."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FORMAT_VERSION = 1
+
+
+def software_version() -> str:
+    """Return the version of this software, as the manifest names it."""
+    return f"export_pipeline {version('export-pipeline')}"
+
+
+class ManifestPart(BaseModel):
+    """Base of the manifest's parts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PointInTime(ManifestPart):
+    """The moment of the read. ``point_in_time`` is false where the server could not give one."""
+
+    point_in_time: bool
+    cluster_time: str | None
+    """``<seconds since the epoch>.<increment>``, as MongoDB counts it."""
+    read_at: datetime
+    note: str | None
+
+
+class CatalogUsed(ManifestPart):
+    """Which catalogue decided what counts as held on the person."""
+
+    version: int
+    sha256: str
+
+
+class CollectionReport(ManifestPart):
+    """What became of one entry of the catalogue."""
+
+    name: str
+    plugin: str
+    collection: str
+    category: str | None
+    purpose: str | None
+    outcome: Literal["exported", "empty", "absent"]
+    documents_expected: int
+    documents_written: int
+    renamed_col_fields: int
+    """Documents that have a ``_col`` of their own; it stands under ``__col``."""
+    excluded_fields: tuple[str, ...]
+    offset: int
+    bytes: int
+    """The collection's documents are this many bytes of the file, from ``offset``."""
+    sha256: str
+    """Of those bytes."""
+    first_id: Any
+    last_id: Any
+    """Of the first and the last document in the file, in canonical Extended JSON."""
+
+
+class FileReport(ManifestPart):
+    """The file beside the manifest."""
+
+    name: str
+    format: str
+    media_type: str
+    bytes: int
+    sha256: str
+
+
+class Users(ManifestPart):
+    """Whose documents these are."""
+
+    uids: tuple[str, ...]
+
+
+class Totals(ManifestPart):
+    """Over all collections."""
+
+    collections: Mapping[str, int]
+    """How many collections had each outcome."""
+    documents_expected: int
+    documents_written: int
+
+
+class Manifest(ManifestPart):
+    """The whole manifest."""
+
+    format_version: Literal[1]
+    request_id: str
+    app_id: str
+    users: Users
+    selection: Mapping[str, Any]
+    options: Mapping[str, Any]
+    moment: PointInTime
+    catalog: CatalogUsed
+    collections: tuple[CollectionReport, ...]
+    totals: Totals
+    file: FileReport
+    software: str
+    requested_at: datetime
+    packaged_at: datetime

@@ -1,0 +1,97 @@
+"""What a request is: its fields, its states, and the checks it passes before it becomes a row."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from export_pipeline.errors import BadInputError
+
+Status = Literal["pending", "running", "completed", "expired", "failed", "cancelled"]
+FINISHED: frozenset[Status] = frozenset({"completed", "expired", "failed", "cancelled"})
+
+DEFAULT_FORMAT = "json"
+DEFAULT_JSON_MODE = "relaxed"
+LONGEST_UID = 512
+"""In characters; thousands of uids must fit into one query of at most 16 MB."""
+
+_APP_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """A request for a user's export, checked: making one that is not allowed raises BadInputError."""
+
+    app_id: str
+    uids: Sequence[str] = field(repr=False)
+    format: str = DEFAULT_FORMAT
+    json_mode: str = DEFAULT_JSON_MODE
+    requested_by: str = "unknown"
+
+    def __post_init__(self) -> None:
+        check_app_id(self.app_id)
+        check_uids(self.uids)
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The request's ``selection`` column."""
+        return {"uids": list(dict.fromkeys(self.uids))}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The request's ``options`` column."""
+        return {"format": self.format, "json_mode": self.json_mode}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A row of the requests table."""
+
+    id: str
+    kind: str
+    app_id: str
+    selection: Mapping[str, Any] = field(repr=False)  # holds uids, which no log may show
+    options: Mapping[str, Any]
+    status: Status
+    attempt: int
+    priority: int
+    requested_by: str
+    requested_at: datetime
+    due_at: datetime | None
+    started_at: datetime | None
+    updated_at: datetime
+    finished_at: datetime | None
+    expires_at: datetime | None
+    batch_id: str | None
+    run_id: str | None
+    documents_done: int
+    documents_total: int | None
+    bytes_written: int
+    result_uri: str | None
+    result_bytes: int | None
+    result_sha256: str | None
+    error_code: str | None
+    error_message: str | None
+    idempotency_key: str | None
+
+
+def check_app_id(app_id: object) -> None:
+    """Raise BadInputError unless ``app_id`` can be part of a collection's name and of a path."""
+    if not isinstance(app_id, str) or not _APP_ID.fullmatch(app_id):
+        raise BadInputError("app id: expected 1 to 64 letters, digits, '_' or '-'")
+
+
+def check_uids(uids: object) -> None:
+    """Raise BadInputError unless ``uids`` is a list of at least one uid, each a string MongoDB can hold."""
+    if isinstance(uids, str | bytes) or not isinstance(uids, Sequence):
+        raise BadInputError(f"uids: expected a list of strings, not {type(uids).__name__}")
+    if not uids:
+        raise BadInputError("uids: expected at least one uid")
+    for position, uid in enumerate(uids, start=1):
+        if not isinstance(uid, str):
+            raise BadInputError(f"uids: number {position} is of type {type(uid).__name__}; a uid is a string")
+        if not 0 < len(uid) <= LONGEST_UID:
+            raise BadInputError(f"uids: number {position} must have 1 to {LONGEST_UID} characters")
+        if any("\ud800" <= character <= "\udfff" for character in uid):
+            raise BadInputError(f"uids: number {position} is not valid text (it has half of a surrogate pair)")

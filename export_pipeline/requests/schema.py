@@ -1,0 +1,85 @@
+"""The tables, as SQLAlchemy Core objects. A change here needs a migration beside it (``migrations/versions``)."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in and out; SQLite, which has no time zones, keeps them as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Store UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return UTC."""
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+metadata = MetaData()
+
+export_requests = Table(
+    "export_requests",
+    metadata,
+    Column("id", String(36), primary_key=True),  # UUIDv7: ordered by age
+    Column("kind", String(20), nullable=False),
+    Column("app_id", String(64), nullable=False),
+    Column("selection", JSON, nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("requested_by", String(200), nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("due_at", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("expires_at", UtcDateTime),
+    Column("batch_id", String(36)),
+    Column("run_id", String(36)),
+    Column("documents_done", BigInteger, nullable=False),
+    Column("documents_total", BigInteger),
+    Column("bytes_written", BigInteger, nullable=False),
+    Column("result_uri", Text),
+    Column("result_bytes", BigInteger),
+    Column("result_sha256", String(64)),
+    Column("error_code", String(40)),
+    Column("error_message", Text),
+    Column("idempotency_key", String(200)),
+    Index("export_requests_by_status", "status", "priority", "requested_at"),
+    Index("export_requests_by_batch", "batch_id"),
+    Index("export_requests_by_app", "app_id", "requested_at"),
+    Index("export_requests_by_idempotency_key", "app_id", "idempotency_key", unique=True),
+)
+
+request_events = Table(
+    "request_events",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("request_id", String(36), ForeignKey("export_requests.id"), nullable=False, index=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("event", String(40), nullable=False),
+    Column("detail", Text),
+)
