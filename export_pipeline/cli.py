@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from export_pipeline.errors import BadInputError, ExportPipelineError
 from export_pipeline.requests.models import DEFAULT_FORMAT, DEFAULT_JSON_MODE, FINISHED, NewRequest, Request
@@ -138,7 +138,8 @@ def status(export_id: str | None, as_json: bool) -> None:
         for event in events:
             click.echo(f"  {event['at']:%Y-%m-%d %H:%M:%S} UTC  {event['event']} by {event['actor']}")
     else:
-        table = Table("Export ID", "app", "status", "documents", "requested", "format")
+        export_id_column = Column("Export ID", no_wrap=True)  # cut short it would be of no use
+        table = Table(export_id_column, "app", "status", "documents", "requested", "format")
         for row in rows:
             asked = f"{row.requested_at:%Y-%m-%d %H:%M:%S}"
             table.add_row(row.id, row.app_id, row.status, _progress_of(row), asked, row.options["format"])

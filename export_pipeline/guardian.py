@@ -87,6 +87,14 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 def guard(grace: float, remove: str, command: Sequence[str]) -> int:
     """Be the guardian: run ``command`` until it ends or standard input closes; return its exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return _run(grace, command)
+    finally:
+        if remove:
+            shutil.rmtree(remove, ignore_errors=True)
+
+
+def _run(grace: float, command: Sequence[str]) -> int:
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -109,8 +117,7 @@ def guard(grace: float, remove: str, command: Sequence[str]) -> int:
     finally:
         # What the command started in its group goes with it, also where the command ended by itself.
         _signal_group(child.pid, signal.SIGKILL)
-        if remove:
-            shutil.rmtree(remove, ignore_errors=True)
+        child.wait()
 
 
 if __name__ == "__main__":

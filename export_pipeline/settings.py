@@ -112,4 +112,8 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
 
 def _without_secrets(url: str) -> str:
     """Hide who logs in, with what, and the options, which may hold tokens."""
-    return re.sub(r"\?.*", "?…", re.sub(r"^([\w+.-]+://)?.*@", r"\1***@", url, flags=re.DOTALL), flags=re.DOTALL)
+    address, _, options = url.partition("?")
+    if "@" in options:
+        return "***"  # something was not escaped, and there is no telling where the password ends
+    address = re.sub(r"^([\w+.-]+://)?.*@", r"\1***@", address, flags=re.DOTALL)
+    return f"{address}?…" if options else address

@@ -1,9 +1,11 @@
 """Fixtures: one real MongoDB for the whole session, the demo's data in it, and an installation per test."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from pymongo import MongoClient
 
@@ -15,11 +17,24 @@ from export_pipeline.settings import ENV_PREFIX, Settings
 DEMO_DATABASE = "countly"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Where NO_SKIPS is set, as in CI, a skipped test is a failed one: there all that tests need has to be there."""
+    report = yield
+    if report.skipped and os.environ.get("NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although NO_SKIPS is set: {report.longrepr}"
+    return report
+
+
+# The machines are shared: an example that takes long says nothing about the code.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
+
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
-    import os
-
     for name in os.environ:
         if name.startswith(ENV_PREFIX) or name == "DAGSTER_HOME":
             monkeypatch.delenv(name)

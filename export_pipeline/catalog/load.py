@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -14,6 +15,16 @@ from export_pipeline.errors import CatalogError
 PACKAGED = Path(__file__).parent / "countly.yaml"
 
 Location = tuple[int | str, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader that also gives the line of what only looks like a date or a number, such as 2024-02-30."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise yaml.MarkedYAMLError(problem=f"{error}; put text in quotes", problem_mark=node.start_mark) from error
 
 
 def load_catalog(path: Path | None = None) -> LoadedCatalog:
@@ -31,9 +42,9 @@ def load_catalog(path: Path | None = None) -> LoadedCatalog:
 def parse_catalog(text: bytes, path: Path) -> LoadedCatalog:
     """Check the text of a catalogue; ``path`` is what errors call it."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, a number that is none
+        root = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or "it is not YAML"
@@ -74,8 +85,10 @@ def _explain(error: ErrorDetails, lines: Mapping[Location, int], path: Path) -> 
     if error["type"] == "missing":
         return f'{where}: "{name}" is missing; {_description(location)}'
     if error["type"] == "extra_forbidden":
-        return f'{where}: "{name}" is not a field of the catalogue; known are {", ".join(_model(location).model_fields)}'
-    message = error["msg"].removeprefix("Value error, ")
+        return (
+            f'{where}: "{name}" is not a field of the catalogue; known are {", ".join(_model(location).model_fields)}'
+        )
+    message = "expected a list" if error["type"] == "tuple_type" else error["msg"].removeprefix("Value error, ")
     return f'{where}: "{name}": {message}' if name else f"{where}: {message}"
 
 

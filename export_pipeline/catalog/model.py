@@ -43,6 +43,12 @@ def _checked_path(path: str) -> str:
     return path
 
 
+def _checked_not_empty(entries: "tuple[Entry, ...]") -> "tuple[Entry, ...]":
+    if not entries:
+        raise ValueError("it must list at least one collection")
+    return entries
+
+
 Name = Annotated[str, AfterValidator(_checked_name)]
 FieldPath = Annotated[str, AfterValidator(_checked_path)]
 
@@ -93,8 +99,8 @@ class Catalog(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     version: Literal[1] = Field(description="it is the version of this file's layout: 1")
-    collections: tuple[Entry, ...] = Field(
-        strict=False, min_length=1, description="it lists the collections that hold a user's data"
+    collections: Annotated[tuple[Entry, ...], AfterValidator(_checked_not_empty)] = Field(
+        strict=False, description="it lists the collections that hold a user's data"
     )
 
 

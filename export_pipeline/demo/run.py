@@ -24,7 +24,7 @@ from export_pipeline.packages.manifest import Manifest
 from export_pipeline.requests.models import FINISHED, NewRequest, Request
 from export_pipeline.settings import ENV_PREFIX, Settings
 
-DAGSTER_YAML = Path(__file__).parents[1] / "orchestration" / "dagster.yaml"
+DAGSTER_FILES = tuple(Path(__file__).parents[1] / "orchestration" / name for name in ("dagster.yaml", "workspace.yaml"))
 WAIT_SECONDS = 180
 POLL_SECONDS = 0.2
 SHOWN_CHARACTERS = 160
@@ -88,10 +88,10 @@ def run_demo(console: Console, folder: Path, *, users: int, scale: float, serve:
 def dagster_processes(settings: Settings, ui_port: int | None) -> Iterator[Guarded]:
     """Run Dagster's daemon, and with ``ui_port`` its web server, on these settings; both end with this process."""
     settings.home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(DAGSTER_YAML, settings.home / "dagster.yaml")
+    for file in DAGSTER_FILES:
+        shutil.copyfile(file, settings.home / file.name)
     _initialise(settings.home)
     command = [sys.executable, "-m", *(("dagster._daemon", "run") if ui_port is None else ("dagster", "dev"))]
-    command += ["-m", "export_pipeline.definitions"]
     if ui_port is not None:
         command += ["-h", "127.0.0.1", "-p", str(ui_port)]
     log = settings.home / "dagster.log"

@@ -5,9 +5,11 @@ A ``Form`` takes documents in, one after the other, and makes the ``Shape`` that
 
 import re
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from struct import Struct
 
-from export_pipeline.formats.bson_shapes import MAYBE_FIRST, Column, Length, Segment, Shape, column, string_column
+from export_pipeline.formats.bson_shapes import MAYBE_FIRST, Column, Segment, Shape, column
 from export_pipeline.formats.bson_walk import (
     ARRAY,
     BINARY,
@@ -48,7 +50,8 @@ class _Element:
     code: str
     size: int
     column: Column
-    optional: bool = False
+    seen: int = 0
+    """In which of the documents seen it was: a bit for each."""
     inner: list["_Element"] = field(default_factory=list)
 
 
@@ -60,45 +63,41 @@ class Form:
         self._tag = tag
         self._elements: list[_Element] = []
         self._size = 0
+        self._documents = 0
 
     def learn(self, data: bytes, start: int) -> None:
         """Take in the valid document at ``start``.
 
-        Raises NotWorthItError. What is known by then stays: that a shape expects too much only means that it fits
-        fewer documents.
+        Raises NotWorthItError. What is known by then stays: where a shape expects too much, it only fits less.
         """
-        self._merge(self._elements, data, start, tables(self._mode).named, level=0, new=not self._size)
+        self._documents += 1
+        self._merge(self._elements, data, start, tables(self._mode).named)
 
     def shape(self) -> Shape:
         """Return the shape of the documents seen."""
-        return _Compiler().compile(self._elements, self._tag)
+        return _Compiler().compile(self._elements, (1 << self._documents) - 1, self._tag)
 
-    def _merge(self, known: list[_Element], data: bytes, start: int, fields: Fields, *, level: int, new: bool) -> None:
-        if level > _MOST_LEVELS:
-            raise NotWorthItError
+    def _merge(self, known: list[_Element], data: bytes, start: int, fields: Fields, level: int = 0) -> None:
         position, end, cursor = start + 4, _end(data, start) - 1, 0
         while position < end:
             element, value, position = _read(data, position, fields)
-            if level == 0 and self._tag is not None and is_like_tag(element.announced[1:-1]):
+            name, _, _ = element.announced[1:].partition(b"\0")
+            if level == 0 and self._tag is not None and is_like_tag(name):
                 raise NotWorthItError
-            place = next((i for i in range(cursor, len(known)) if known[i].announced == element.announced), None)
-            unseen = place is None
+            places = (i for i in range(cursor, len(known)) if known[i].announced == element.announced)
+            place = next(places, None)
             if place is None:
-                self._size += 1
-                if self._size > _MOST_ELEMENTS:
+                if self._size == _MOST_ELEMENTS or level == _MOST_LEVELS:
                     raise NotWorthItError
+                self._size += 1
                 place = cursor
-                element.optional = not new
                 known.insert(place, element)
-            for lacked in known[cursor:place]:
-                lacked.optional = True
+            known[place].seen |= 1 << self._documents - 1
             cursor = place + 1
             if element.kind in (DOCUMENT, ARRAY):
                 _, named, items = tables(self._mode)
                 inner = items if element.kind == ARRAY else named
-                self._merge(known[place].inner, data, value, inner, level=level + 1, new=unseen)
-        for lacked in known[cursor:]:
-            lacked.optional = True
+                self._merge(known[place].inner, data, value, inner, level + 1)
 
 
 def _end(data: bytes, start: int) -> int:
@@ -133,129 +132,114 @@ class _Compiler:
         self._pattern: list[bytes] = []
         self._groups = 0
         self._segments: list[Segment] = []
-        self._lengths: list[Length] = []
         self._marked = False
-        # The documents around, and the innermost optional element around (0 for none), where the compiler is.
-        self._around: list[Length] = []
-        self._optional = self._optionals = 0
-        # The segment that is being made, if one is: its text, its values, how struct reads the group that is open.
+        # Of the segment that is being made, if one is: its text, how struct reads its fixed groups, their values.
         self._segment: Segment | None = None
         self._text: list[str] = []
-        self._values = 0
         self._codes: list[str] = []
+        self._values = 0
+        self._in_fixed_group = False
 
-    def compile(self, elements: list[_Element], tag: str | None) -> Shape:
-        self._document(elements, "{", "}", tag)
+    def compile(self, elements: list[_Element], seen: int, tag: str | None) -> Shape:
+        self._document(elements, seen, "{", "}", tag)
         self._end_segment()
         match = re.compile(b"".join(self._pattern), re.DOTALL).match
-        return Shape(match, self._segments, self._lengths, self._marked)
+        return Shape(match, self._segments, self._marked)
 
-    def _document(self, elements: list[_Element], opening: str, closing: str, tag: str | None = None) -> None:
-        length = Length(self._optional)
-        self._around.append(length)
-        self._lengths.append(length)
-        length.value = self._value("i", 4)
-        length.segment = len(self._segments) - 1
+    def _document(
+        self, elements: list[_Element], seen: int, opening: str, closing: str, tag: str | None = None
+    ) -> None:
+        document = self._begin_sized(b"(")
+        self._open_segment().lengths.append((self._fixed("i", 4), document))
         self._text.append(opening)
         comma = ""
         if tag is not None:
             self._text.append(tag)
             comma = ","
-        elif elements and elements[0].optional:
+        elif elements and elements[0].seen != seen:
             self._text.append(MAYBE_FIRST)
             self._marked = True
             comma = ","
-        for element in elements:
-            if element.optional:
-                self._optional_element(element, comma)
-            else:
+        # Neighbours that always came together are had or lacked together.
+        for seen_in, together in groupby(elements, attrgetter("seen")):
+            if seen_in != seen:
+                self._end_segment()
+                # Atomic: what is found is not given back, or what does not fit would take long to turn down.
+                self._pattern.append(b"(?>")
+            for element in together:
                 self._element(element, comma)
-            comma = ","
+                comma = ","
+            if seen_in != seen:
+                self._end_segment()
+                self._pattern.append(b"|)")
         self._literal(b"\0")
+        self._end_fixed_group()
+        self._pattern.append(b")")
         self._text.append(closing)
-        self._around.pop()
-
-    def _optional_element(self, element: _Element, comma: str) -> None:
-        around = self._optional
-        self._optionals += 1
-        self._optional = self._optionals
-        self._end_segment()
-        # Atomic: what is found is not given back, or documents that do not fit would take long to turn down.
-        self._pattern.append(b"(?>")
-        self._element(element, comma)
-        self._end_segment()
-        self._pattern.append(b"|)")
-        self._optional = around
 
     def _element(self, element: _Element, comma: str) -> None:
         self._literal(element.announced)
         self._text.append(comma + element.before)
         if element.kind == STRING:
-            self._string()
+            length = self._fixed("i", 4)
+            string = self._begin_sized(rb"([^\0]*+\0)")
+            self._open_segment().lengths.append((length, string))
+            self._column(string, None, f'"{_GAP}"')
         elif element.kind == DOCUMENT:
-            self._document(element.inner, "{", "}")
+            self._document(element.inner, element.seen, "{", "}")
         elif element.kind == ARRAY:
-            self._document(element.inner, "[", "]")
+            self._document(element.inner, element.seen, "[", "]")
         elif element.size:
-            self._column(self._value(element.code, element.size), element.column)
+            self._column(self._fixed(element.code, element.size), element.column, _GAP)
         self._text.append(element.after)
 
-    def _string(self) -> None:
-        length = self._value("i", 4)
-        self._end_group()
-        self._pattern.append(rb"([^\0]*+\0)(")
-        for document in self._around:
-            document.groups.append(self._groups)
-        self._groups += 2
-        string, self._values = self._values, self._values + 1
-        segment = self._open_segment()
-        segment.string_lengths.append((length, string))
-        self._text.append('"')
-        self._column(string, string_column)
-        self._text.append('"')
-
-    def _column(self, value: int, write: Column) -> None:
+    def _column(self, value: int, write: Column | None, text: str) -> None:
         self._open_segment().columns.append((value, write))
-        self._text.append(_GAP)
+        self._text.append(text)
 
     def _literal(self, raw: bytes) -> None:
-        self._bytes(re.escape(raw), f"{len(raw)}x", len(raw))
+        self._in_fixed(re.escape(raw), f"{len(raw)}x")
 
-    def _value(self, code: str, size: int) -> int:
-        """Note a value of fixed size; return its number in the segment."""
-        self._bytes(b".{%d}" % size, code, size)
+    def _fixed(self, code: str, size: int) -> int:
+        """Note a value of fixed size; return which it is of the segment's."""
+        self._in_fixed(b".{%d}" % size, code)
         self._values += 1
         return self._values - 1
 
-    def _bytes(self, pattern: bytes, code: str, size: int) -> None:
-        self._open_segment()
+    def _in_fixed(self, pattern: bytes, code: str) -> None:
+        if not self._in_fixed_group:
+            self._begin_group(self._open_segment().fixed)
+            self._pattern.append(b"(")
+            self._in_fixed_group = True
         self._pattern.append(pattern)
         self._codes.append(code)
-        group = self._groups - 1
-        for document in self._around:
-            if document.optional == self._optional:
-                document.constant += size
-            elif group not in document.groups:
-                document.groups.append(group)
+
+    def _end_fixed_group(self) -> None:
+        if self._in_fixed_group:
+            self._pattern.append(b")")
+            self._in_fixed_group = False
+
+    def _begin_sized(self, pattern: bytes) -> int:
+        """Begin a group that is a string or a document; return which it is of the segment's."""
+        self._end_fixed_group()
+        self._pattern.append(pattern)
+        self._begin_group(self._open_segment().sized)
+        return len(self._open_segment().sized) - 1
+
+    def _begin_group(self, kind: list[int]) -> None:
+        kind.append(self._groups - self._open_segment().first)
+        self._groups += 1
 
     def _open_segment(self) -> Segment:
         if self._segment is None:
-            self._segment = Segment(slice(self._groups, self._groups))
+            self._segment = Segment(self._groups)
             self._segments.append(self._segment)
-            self._pattern.append(b"(")
-            self._groups += 1
-            self._text, self._values = [], 0
+            self._text, self._codes, self._values = [], [], 0
         return self._segment
 
-    def _end_group(self) -> None:
-        self._pattern.append(b")")
-        reads = any(not code.endswith("x") for code in self._codes)
-        self._open_segment().layouts.append(Struct("<" + "".join(self._codes)) if reads else None)
-        self._codes = []
-
     def _end_segment(self) -> None:
+        self._end_fixed_group()
         if self._segment is not None:
-            self._end_group()
-            self._segment.groups = slice(self._segment.groups.start, self._groups)
+            self._segment.layout = Struct("<" + "".join(self._codes))
             self._segment.between = "".join(self._text).encode().split(_GAP.encode())
             self._segment = None

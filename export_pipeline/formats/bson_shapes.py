@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress, islice, repeat
+from itertools import chain, compress, islice, repeat
 from struct import Struct
 from typing import Any
 
@@ -32,7 +32,7 @@ class _DiffersError(Exception):
 # Columns. Each writes exactly what the walker writes for each of the values.
 
 
-def string_column(values: Sequence[bytes]) -> list[bytes]:
+def _strings(values: Sequence[bytes]) -> list[bytes]:
     """Write strings, each ended by a zero byte, as what stands between the quotes."""
     text = b"".join(values).decode()
     escaped = orjson.dumps(text)[1:-1]
@@ -65,53 +65,39 @@ def column(code: str, text: Callable[[Any], str]) -> Column:
 
 @dataclass(slots=True)
 class Segment:
-    """A stretch of the pattern that a document has or lacks as a whole, and how to write it.
+    """A stretch of the pattern that a document has or lacks as a whole, and how to write it."""
 
-    Its groups alternate between what lies around the strings, which ``layouts`` read, and the strings, each with the
-    zero byte that ends it.
-    """
-
-    groups: slice
-    layouts: list[Struct | None] = field(default_factory=list)
-    string_lengths: list[tuple[int, int]] = field(default_factory=list)
-    """Values that are the length of another value, a string."""
-    columns: list[tuple[int, Column]] = field(default_factory=list)
-    """Which value to write and how, in the order of the JSON."""
+    first: int
+    """Which group of the pattern is its first."""
+    fixed: list[int] = field(default_factory=list)
+    """Which of its groups hold values of fixed size, and what announces them."""
+    sized: list[int] = field(default_factory=list)
+    """Which of its groups are a value whose length stands before it: a string, or a document with all inside."""
+    layout: Struct = field(default_factory=lambda: Struct("<"))
+    """Reads the fixed groups of a document, end to end."""
+    lengths: list[tuple[int, int]] = field(default_factory=list)
+    """Which fixed value is the length of which sized one."""
+    columns: list[tuple[int, Column | None]] = field(default_factory=list)
+    """In the order of the JSON: which fixed value and how to write it, or which sized one, a string, and None."""
     between: list[bytes] = field(default_factory=list)
     """The JSON around and between the columns."""
 
-    def values(self, groups: list[Group]) -> list[tuple[Any, ...]]:
-        """Return the values in the segment's groups. Raises _DiffersError where the length of a string is another."""
-        values: list[tuple[Any, ...]] = []
-        for i, group in enumerate(groups):
-            if i % 2:
-                values.append(group)
-            elif layout := self.layouts[i // 2]:
-                values += zip(*layout.iter_unpack(b"".join(group)), strict=True)
-        for length, string in self.string_lengths:
-            if values[length] != tuple(map(len, values[string])):
+    def own(self, groups: list[Group]) -> list[Group]:
+        """Return those of the pattern's groups that are the segment's; b"" stands for a document that lacks it."""
+        return groups[self.first : self.first + len(self.fixed) + len(self.sized)]
+
+    def pieces(self, own: list[Group]) -> list[Iterable[bytes]]:
+        """Return the segment's JSON in pieces, each an iterable over the documents. Raises _DiffersError."""
+        fixed_groups = chain.from_iterable(zip(*[own[i] for i in self.fixed], strict=True))
+        fixed = list(zip(*self.layout.iter_unpack(b"".join(fixed_groups)), strict=True))
+        sized = [own[i] for i in self.sized]
+        for length, value in self.lengths:
+            if fixed[length] != tuple(map(len, sized[value])):
                 raise _DiffersError
-        return values
-
-    def pieces(self, values: list[tuple[Any, ...]]) -> list[Iterable[bytes]]:
-        """Return the segment's JSON in pieces, each an iterable over the documents."""
         pieces: list[Iterable[bytes]] = [repeat(self.between[0])]
-        for (source, write), after in zip(self.columns, self.between[1:], strict=True):
-            pieces += write(values[source]), repeat(after)
+        for (value, write), after in zip(self.columns, self.between[1:], strict=True):
+            pieces += write(fixed[value]) if write else _strings(sized[value]), repeat(after)
         return pieces
-
-
-@dataclass(slots=True)
-class Length:
-    """The length that a document or array begins with: which value of which segment it is, and what it has to be."""
-
-    optional: int
-    """The optional element that it is in, or 0; bytes in the same one add to ``constant``."""
-    segment: int = 0
-    value: int = 0
-    constant: int = 0
-    groups: list[int] = field(default_factory=list)
-    """The groups inside whose size varies: strings, and what lies in optional elements inside."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +109,6 @@ class Shape:
 
     match: Callable[[bytes, int], re.Match[bytes] | None]
     segments: list[Segment]
-    lengths: list[Length]
     marked: bool
     """Whether MAYBE_FIRST is in the text."""
 
@@ -133,37 +118,34 @@ class Shape:
         Returns None unless every length agrees with what the pattern has found and all strings are UTF-8. Then, and
         only then, the documents are what they look like: each of their other bytes is in the pattern or is a value.
         """
+        count = len(documents)
         groups: list[Group] = list(zip(*documents, strict=True))
-        values: list[list[tuple[Any, ...]]] = []
         pieces: list[Iterable[bytes]] = []
         try:
             for segment in self.segments:
-                own = groups[segment.groups]
-                present = own[0]
-                if all(present):
-                    values.append(segment.values(own))
-                    pieces += segment.pieces(values[-1])
-                elif any(present):
-                    values.append(segment.values([tuple(compress(group, present)) for group in own]))
-                    texts = map(b"".join, zip(*segment.pieces(values[-1])))  # noqa: B905 - some repeat without end
-                    pieces.append([next(texts) if one else b"" for one in present])
-                else:
-                    values.append([])
-            self._check_lengths(groups, values)
+                own = segment.own(groups)
+                lacking = own[0].count(b"")
+                if not lacking:
+                    pieces += segment.pieces(own)
+                elif lacking < count:
+                    texts = segment.pieces([tuple(compress(group, own[0])) for group in own])
+                    pieces.append(_spread(_joined(texts, count - lacking), own[0]))
         except (KeyError, UnicodeDecodeError, _DiffersError):
             return None
-        lines = map(b"".join, islice(zip(*pieces), len(documents)))  # noqa: B905 - some repeat without end
+        lines = _joined(pieces, count)
         if not self.marked:
             return list(lines)
         mark = MAYBE_FIRST.encode()
         return [line.replace(mark + b",", b"").replace(mark, b"") for line in lines]
 
-    def _check_lengths(self, groups: list[Group], values: list[list[tuple[Any, ...]]]) -> None:
-        sizes = {i: tuple(map(len, groups[i])) for i in {i for length in self.lengths for i in length.groups}}
-        for length in self.lengths:
-            if found := values[length.segment]:
-                present = groups[self.segments[length.segment].groups.start]
-                constant = repeat(length.constant, len(present))
-                expected = map(sum, zip(constant, *(sizes[i] for i in length.groups), strict=True))
-                if found[length.value] != tuple(compress(expected, present)):
-                    raise _DiffersError
+
+def _joined(pieces: list[Iterable[bytes]], count: int) -> Iterable[bytes]:
+    return map(b"".join, islice(zip(*pieces), count))  # noqa: B905 - what stands between columns repeats without end
+
+
+def _spread(texts: Iterable[bytes], present: Group) -> list[bytes]:
+    """Return the texts at the places of the documents that have them, and b"" elsewhere."""
+    spread = [b""] * len(present)
+    for place, text in zip(compress(range(len(present)), present), texts, strict=True):
+        spread[place] = text
+    return spread

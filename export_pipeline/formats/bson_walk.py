@@ -69,26 +69,24 @@ def _relaxed_double_text(value: float) -> str:
     return f'{{"$numberDouble":"{text}"}}' if text[-1] in "Ny" else text
 
 
-_DAY = 86_400_000
+_HOUR = 3_600_000
 _YEAR_10000 = 253_402_300_800_000
-_MINUTES = tuple(f"{hour:02d}:{minute:02d}:" for hour in range(24) for minute in range(60))
-_SECONDS = tuple(f"{second:02d}" for second in range(60))
+_SECONDS_OF_HOUR = tuple(f"{minute:02d}:{second:02d}" for minute in range(60) for second in range(60))
 _MILLISECONDS = ('Z"', *(f'.{millisecond:03d}Z"' for millisecond in range(1, 1000)))
 
 
-@lru_cache(4096)
-def _day_text(day: int) -> str:
-    return f'"{(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date().isoformat()}T'
+@lru_cache(1 << 15)
+def _hour_text(hour: int) -> str:
+    return f'"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=hour):%Y-%m-%dT%H}:'
 
 
 def _relaxed_date_text(milliseconds: int) -> str:
     if not 0 <= milliseconds < _YEAR_10000:
         return f'{{"$numberLong":"{milliseconds}"}}'
     # Looking the parts up takes half the time of datetime's isoformat.
-    day, rest = divmod(milliseconds, _DAY)
-    minute, rest = divmod(rest, 60_000)
-    second, rest = divmod(rest, 1000)
-    return f"{_day_text(day)}{_MINUTES[minute]}{_SECONDS[second]}{_MILLISECONDS[rest]}"
+    hour, rest = divmod(milliseconds, _HOUR)
+    second, millisecond = divmod(rest, 1000)
+    return f"{_hour_text(hour)}{_SECONDS_OF_HOUR[second]}{_MILLISECONDS[millisecond]}"
 
 
 def _decimal_text(raw: bytes) -> str:

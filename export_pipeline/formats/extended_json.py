@@ -16,7 +16,7 @@ from export_pipeline.formats.bson_walk import EncodingError, Mode, makes_place, 
 
 __all__ = ["Encoded", "EncodingError", "Mode", "encode_batch", "encode_document", "encode_documents", "encode_value"]
 
-_WINDOW = 256
+_WINDOW = 128
 """Documents that are taken apart before they are written: enough for columns to pay, few enough for the cache."""
 
 _LESSON = 32
@@ -166,7 +166,8 @@ class _Encoder:
 
     def _walk(self, data: bytes, start: int) -> tuple[bytes, bool, int]:
         members, end = walk(data, start, self._mode, self._tag)
-        return _document(members), self._tag is not None and makes_place(members), end
+        gave_way = self._tag is not None and data.find(b"_col\0", start, end) > 0 and makes_place(members)
+        return _document(members), gave_way, end
 
     def _consider(self, data: bytes, missed: list[int], documents: int) -> None:
         """Count the documents that had to be walked, and learn from some where too many had to."""

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from bson import ObjectId, encode
 
 from export_pipeline.errors import IncompleteError
-from export_pipeline.formats.extended_json import encode_document
+from export_pipeline.formats.extended_json import encode_document, encode_documents
 from export_pipeline.formats.protocol import Sink, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece, documents, view
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_GROUP_BYTES = 16 << 20
+ROW_GROUP_BYTES = 8 << 20
 """How much BSON gathers into a row group: enough to compress and skip well, little enough to hold in memory."""
 
 
@@ -29,34 +29,34 @@ class _ParquetWriter:
             [("_col", pa.dictionary(pa.int32(), pa.string())), ("_id", pa.string()), ("_doc", pa.string())]
         )
         self._file = parquet.ParquetWriter(
-            pa.PythonFile(sink, mode="w"), self._schema, compression="zstd", write_statistics=["_col", "_id"]
+            pa.PythonFile(sink, mode="w"),
+            self._schema,
+            compression="zstd",
+            use_dictionary=["_col"],  # ids and documents do not repeat
+            write_statistics=["_col", "_id"],
         )
-        self._collection = ""
-        self._ids: list[str | None] = []
-        self._documents: list[str] = []
-        self._gathered = 0
+        self._gathered: list[pa.RecordBatch] = []
+        self._gathered_bytes = 0
 
     def write(self, collection: str, piece: Piece) -> int:
-        self._collection = collection
-        for document in documents(piece.data):
-            self._ids.append(_id_text(view(document).get("_id")))
-            self._documents.append(encode_document(document, "canonical"))
-        self._gathered += len(piece.data)
-        if self._gathered >= ROW_GROUP_BYTES:
+        import pyarrow as pa
+
+        tags = pa.DictionaryArray.from_arrays(pa.array([0] * len(piece), pa.int32()), [collection])
+        ids = pa.array([_id_text(view(document).get("_id")) for document in documents(piece.data)], pa.string())
+        texts = pa.array(encode_documents(piece.data, "canonical"), pa.string())
+        self._gathered.append(pa.record_batch([tags, ids, texts], schema=self._schema))
+        self._gathered_bytes += len(piece.data)
+        if self._gathered_bytes >= ROW_GROUP_BYTES:
             self.end_collection()
         return 0  # the tag has a column of its own, so no field is in its way
 
     def end_collection(self) -> None:
         import pyarrow as pa
 
-        if self._documents:
-            rows = len(self._documents)
-            tag = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [self._collection])
-            batch = pa.record_batch([tag, pa.array(self._ids), pa.array(self._documents)], schema=self._schema)
-            self._file.write_batch(batch)
-            self._ids.clear()
-            self._documents.clear()
-            self._gathered = 0
+        if self._gathered:
+            self._file.write_table(pa.Table.from_batches(self._gathered))
+            self._gathered.clear()
+            self._gathered_bytes = 0
 
     def close(self) -> None:
         self._file.close()
@@ -81,14 +81,14 @@ class Parquet:
         found: Counter[str] = Counter()
         try:
             table = parquet.ParquetFile(file)
-            for batch in table.iter_batches(batch_size=1024):
-                found.update(_count_tags(batch.column("_col")))
+            for number in range(table.num_row_groups):  # one at a time: iterating over batches reads far ahead
+                found.update(_count_tags(table.read_row_group(number, use_threads=False).column("_col")))
         except (pa.ArrowException, OSError) as error:
             raise IncompleteError(f"the file is not Parquet to its end ({type(error).__name__})") from None
         return found
 
 
-def _count_tags(column: "pa.Array") -> dict[str, int]:
+def _count_tags(column: "pa.ChunkedArray") -> dict[str, int]:
     return {item["values"]: item["counts"] for item in column.value_counts().to_pylist()}
 
 
@@ -98,4 +98,4 @@ def _id_text(value: Any) -> str | None:
         return value
     if isinstance(value, ObjectId):
         return str(value)
-    return encode_document(encode({"": value}), "relaxed")[len('{"":') : -1]
+    return encode_document(encode({"": value}), "relaxed")[len('{"":') : -1].decode()

@@ -5,6 +5,7 @@ bsonspec.org: a document begins with its length as a little-endian int32 and end
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from struct import Struct
 from typing import BinaryIO
 
@@ -71,7 +72,7 @@ def documents(data: bytes) -> Iterator[bytes]:
     offsets, end = whole_documents(data)
     if end != len(data):
         raise IncompleteError("a batch ends in the middle of a document")
-    for start, stop in zip(offsets, [*offsets[1:], end], strict=True):
+    for start, stop in pairwise([*offsets, end]):
         yield data[start:stop]
 
 

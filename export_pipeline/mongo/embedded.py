@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
@@ -63,9 +64,12 @@ def embedded_mongo(*, replica_set: bool = True, parameters: dict[str, str] | Non
         *(("--replSet", "rs0") if replica_set else ()),
         *(word for item in (parameters or {}).items() for word in ("--setParameter", "=".join(item))),
     ]
-    with Guarded(command, log=folder / "mongod.log", remove=folder) as process:
+    log = folder / "mongod.log"
+    log.touch()
+    # Open from the start: where the server cannot start, the folder is gone before its last words are read.
+    with log.open(errors="replace") as words, Guarded(command, log=log, remove=folder) as process:
         uri = f"mongodb://127.0.0.1:{port}/?directConnection=true"
-        _wait_until_writable(uri, process, replica_set=replica_set)
+        _wait_until_writable(uri, process, words, replica_set=replica_set)
         yield uri
 
 
@@ -75,12 +79,12 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _wait_until_writable(uri: str, process: Guarded, *, replica_set: bool) -> None:
+def _wait_until_writable(uri: str, process: Guarded, words: TextIO, *, replica_set: bool) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     with MongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=500) as client:
         while time.monotonic() < deadline:
             if process.ended() is not None:
-                raise EmbeddedMongoError(_why_not(process.log))
+                raise EmbeddedMongoError(_why_not(words))
             try:
                 hello = client.admin.command("hello")
                 if hello["isWritablePrimary"]:
@@ -103,12 +107,9 @@ def _initiate(client: "MongoClient[dict[str, object]]", uri: str) -> None:
             raise
 
 
-def _why_not(log: Path) -> str:
+def _why_not(words: TextIO) -> str:
     """Say why the server ended, from the end of its log."""
-    try:
-        last_words = log.read_text(errors="replace").strip().splitlines()[-1:]
-    except OSError:
-        last_words = []
+    last_words = words.read().strip().splitlines()[-1:]
     advice = (
         "on Debian or Ubuntu, 'apt-get install libcurl4 libssl3' gives what it needs; "
         "or set EXPORT_PIPELINE_MONGO_URI to a server of yours"

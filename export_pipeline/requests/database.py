@@ -82,13 +82,19 @@ def _migrate(engine: Engine) -> None:
         if _version(connection) == _newest_version():
             return
     from alembic import command  # imported here: needed once in the life of a database
+    from alembic.util import CommandError
 
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         configuration = _alembic_configuration()
         configuration.attributes["connection"] = connection
-        command.upgrade(configuration, "head")
+        try:
+            command.upgrade(configuration, "head")
+        except CommandError:
+            raise RequestsDatabaseError(
+                "the requests table was made by a newer version of export-pipeline; install that one"
+            ) from None
 
 
 def _version(connection: Connection) -> str | None:

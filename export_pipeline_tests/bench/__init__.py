@@ -1,0 +1,1 @@
+"""The benchmarks: ``python -m export_pipeline_tests.bench NAME``."""
