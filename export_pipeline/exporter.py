@@ -6,7 +6,7 @@ Each step can run twice: a plan and finished slices are taken up, a published pa
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -17,18 +17,21 @@ from pymongo import MongoClient
 
 from export_pipeline.catalog.load import load_catalog
 from export_pipeline.catalog.model import LoadedCatalog
+from export_pipeline.catalog.narrowing import chosen_entries
 from export_pipeline.errors import BadInputError, ExportPipelineError, IncompleteError, StaleRequestError
 from export_pipeline.formats.registry import find_format, write_options
-from export_pipeline.mongo.connection import Document, connect
+from export_pipeline.mongo.connection import Document, SnapshotTooOldError, connect
 from export_pipeline.packages.assemble import Target, assemble
 from export_pipeline.packages.manifest import Manifest
-from export_pipeline.packages.verify import sha256_of
+from export_pipeline.packages.verify import MANIFEST, manifest_path, sha256_of
 from export_pipeline.requests.models import NewRequest, Request
 from export_pipeline.requests.store import RequestStore
 from export_pipeline.settings import Settings
-from export_pipeline.slices.plan import BatchPlan, PlannedRequest, load_plan, make_plan, plan_key, store_plan
+from export_pipeline.slices.estimate import Estimate, estimate
+from export_pipeline.slices.identity import checked_person
+from export_pipeline.slices.plan import BatchPlan, Wanted, load_plan, make_plan, plan_key, store_plan
 from export_pipeline.slices.read import OnRead, read_slice
-from export_pipeline.slices.slice_file import SliceIndex
+from export_pipeline.slices.slice_file import SliceIndex, load_index
 from export_pipeline.storage import Storage, create_file, open_storage
 
 log = logging.getLogger(__name__)
@@ -38,8 +41,6 @@ PLAN_IS_FRESH = timedelta(minutes=4)
 
 PROGRESS_EVERY = 1.0
 """Seconds between two notes of a request's progress."""
-
-MANIFEST = "manifest.json"
 
 
 class InterruptedExportError(ExportPipelineError):
@@ -102,43 +103,80 @@ class Exporter:
         self.close()
 
     def submit(self, new: NewRequest, *, run_here: bool = False) -> Request:
-        """Insert a checked request. Raises BadInputError for a format or an option that does not exist."""
+        """Insert a checked request. Raises BadInputError for what the formats or the catalogue do not allow."""
+        self.check(new)
+        return self.requests.submit(new, run_here=run_here)
+
+    def check(self, new: NewRequest) -> None:
+        """Raise BadInputError for what the formats or the catalogue do not allow."""
         find_format(new.format)
         write_options(new.json_mode)
-        return self.requests.submit(new, run_here=run_here)
+        chosen_entries(new.narrowing, self.catalog)
+        if new.person is not None:
+            if self.catalog.identity is None:
+                raise BadInputError("person: the catalogue has no 'identity' to search; name the uids")
+            checked_person(new.person, self.catalog.identity)
+
+    def estimate(self, new: NewRequest) -> Estimate:
+        """Return what an export would hold, without making one; nothing is stored. Raises what would make it fail."""
+        self.check(new)
+        wanted = Wanted("estimate", new.uids, new.person, new.max_users)
+        plan, unplanned = make_plan(
+            self.client, self.settings, self.catalog, "estimate", new.app_id, new.narrowing, [wanted]
+        )
+        for error in unplanned.values():
+            raise error
+        return estimate(self.client, self.settings, self.catalog, plan)
 
     def plan(self, batch_id: str) -> BatchPlan:
         """Plan the batch's running requests, or take up the plan that a former run made a moment ago.
 
-        What makes planning impossible fails all those requests, and is raised.
+        A request that cannot be planned fails alone. What makes planning impossible fails all, and is raised.
         """
         running = [request for request in self.requests.of_batch(batch_id) if request.status == "running"]
         if not running:
             raise StaleRequestError(f"batch {batch_id} has no running request; ask for a new export instead")
         try:
-            return self._plan(batch_id, running)
+            stored = self._stored_plan(batch_id)
+            return stored or self._make_plan(batch_id, running)
         except ExportPipelineError as error:
             for request in running:
                 self._fail(request.id, batch_id, error)
             raise
 
-    def _plan(self, batch_id: str, running: list[Request]) -> BatchPlan:
-        if self.storage.exists(plan_key(batch_id)):
-            plan = load_plan(self.storage, batch_id)
-            if datetime.now(UTC) - plan.planned_at < PLAN_IS_FRESH:
-                return plan
-            # Slices of two moments must never meet in one package.
-            self.storage.delete(f"slices/{batch_id}")
-        plan = make_plan(
+    def _stored_plan(self, batch_id: str) -> BatchPlan | None:
+        if not self.storage.exists(plan_key(batch_id)):
+            return None
+        plan = load_plan(self.storage, batch_id)
+        return plan if datetime.now(UTC) - plan.planned_at < PLAN_IS_FRESH else None
+
+    def _make_plan(self, batch_id: str, running: Sequence[Request], restarts: int = 0) -> BatchPlan:
+        # Slices of two moments must never meet in one package.
+        self.storage.delete(f"slices/{batch_id}")
+        plan, unplanned = make_plan(
             self.client,
             self.settings,
             self.catalog,
             batch_id,
             running[0].app_id,
-            [PlannedRequest(id=request.id, uids=request.selection["uids"]) for request in running],
+            running[0].narrowing,
+            [
+                Wanted(
+                    request.id,
+                    request.selection.get("uids", ()),
+                    request.selection.get("person"),
+                    request.selection.get("max_users", 1),
+                )
+                for request in running
+            ],
         )
+        for request_id, error in unplanned.items():
+            self._fail(request_id, batch_id, error)
+        if not plan.requests:
+            raise next(iter(unplanned.values()))
+        plan = plan.model_copy(update={"restarts": restarts})
         store_plan(self.storage, plan)
-        self.requests.set_totals(batch_id, {request.id: plan.expected_of(request.id) for request in running})
+        self.requests.set_totals(batch_id, {request.id: plan.expected_of(request.id) for request in plan.requests})
         return plan
 
     def load_plan(self, batch_id: str) -> BatchPlan:
@@ -153,10 +191,13 @@ class Exporter:
         """Write, verify and publish each request's package; record and yield how each ended.
 
         With ``output``, the package goes to that file, its manifest beside it, and never expires. A request that
-        fails does not fail its neighbours. One that is not running any more is left alone.
+        fails does not fail its neighbours. One that is not running any more is left alone. Where the server no longer
+        has the plan's moment, the batch starts over once, at a new one.
         """
+        if plan.restarts == 0 and self._has_aged_out(plan):
+            plan = self._start_over(plan)
         for request in self.requests.of_batch(plan.batch_id):
-            if request.status != "running":
+            if request.status != "running" or request.id not in plan.people:
                 continue
             try:
                 manifest = self._package_one(plan, request, output)
@@ -171,6 +212,18 @@ class Exporter:
                 yield Outcome(request.id, None, internal)
             else:
                 yield Outcome(request.id, manifest, None)
+
+    def _has_aged_out(self, plan: BatchPlan) -> bool:
+        indexes = [load_index(self.storage, plan.batch_id, collection.name) for collection in plan.collections]
+        return any(index and index.failure and index.failure.code == SnapshotTooOldError.code for index in indexes)
+
+    def _start_over(self, plan: BatchPlan) -> BatchPlan:
+        log.warning("batch %s: the server no longer has the chosen moment; starting over at a new one", plan.batch_id)
+        running = [request for request in self.requests.of_batch(plan.batch_id) if request.status == "running"]
+        plan = self._make_plan(plan.batch_id, running, restarts=plan.restarts + 1)
+        for collection in plan.collections:
+            self.read_slice(plan, collection.name)
+        return plan
 
     def download(self, request: Request, output: Path | None = None) -> Path:
         """Copy a completed package to ``output``, its manifest beside it; return where the file now is.
@@ -313,11 +366,6 @@ class Progress:
 def package_folder(request: Request) -> str:
     """Return the storage folder of a request's package."""
     return f"exports/{request.app_id}/{request.id}"
-
-
-def manifest_path(output: Path) -> Path:
-    """Return where the manifest of a package in the file ``output`` goes."""
-    return output.with_name(f"{output.name}.{MANIFEST}")
 
 
 def _local_target(output: Path) -> Target:

@@ -39,10 +39,14 @@ CANONICAL = json_util.JSONOptions(
 """How json_util reads them back."""
 
 
-def all_uids(client: MongoClient[dict[str, Any]], demo: DemoData) -> list[str]:
-    users = client["countly"][f"app_users{demo.app_ids[0]}"].find({}, {"uid": 1, "merged_uid": 1})
-    found = [uid for user in users for uid in [user.get("uid"), *(user.get("merged_uid") or [])]]
-    return sorted({uid for uid in found if isinstance(uid, str) and uid})
+def people(client: MongoClient[dict[str, Any]], demo: DemoData) -> dict[str, list[str]]:
+    """Every uid of the first app, with all uids of the same person."""
+    same: dict[str, list[str]] = {}
+    for user in client["countly"][f"app_users{demo.app_ids[0]}"].find({}, {"uid": 1, "merged_uid": 1}):
+        if isinstance(user.get("uid"), str) and user["uid"]:
+            uids = [user["uid"], *user.get("merged_uid", [])]
+            same |= dict.fromkeys(uids, uids)
+    return same
 
 
 def held(client: MongoClient[dict[str, Any]], catalog: LoadedCatalog, app_id: str, uids: list[str]) -> Counter[Any]:
@@ -84,10 +88,11 @@ def test_every_user_of_the_demo_gets_exactly_what_plain_finds_return(
     exporter: Exporter, demo: DemoData, mongo_client: MongoClient[dict[str, Any]], tmp_path: Path
 ) -> None:
     app_id = demo.app_ids[0]
-    uids = [*all_uids(mongo_client, demo), demo.empty_uid]
-    assert len(uids) >= 40
-    for number, uid in enumerate(uids):
-        expected = held(mongo_client, exporter.catalog, app_id, [uid])
+    everybody = {**people(mongo_client, demo), demo.empty_uid: [demo.empty_uid]}
+    assert len(everybody) >= 40
+    assert len(everybody[demo.merged_uid]) == 3
+    for number, (uid, same) in enumerate(everybody.items()):
+        expected = held(mongo_client, exporter.catalog, app_id, same)
         as_json, as_parquet = tmp_path / f"{number}.json", tmp_path / f"{number}.parquet"
         manifest = export(exporter, NewRequest(app_id, [uid], "json", "canonical"), as_json)
         export(exporter, NewRequest(app_id, [uid], "parquet"), as_parquet)
@@ -172,7 +177,10 @@ def test_excluded_fields_never_leave_and_are_named(small: Exporter, tmp_path: Pa
     crashes = [document for document in json.loads((tmp_path / "a.json").read_bytes()) if "secret" in document]
     assert [document["secret"] for document in crashes] == [{"k": 2}] * 5
     assert not any("note" in document for document in crashes)
-    assert manifest.collections[1].excluded_fields == ("secret.key", "note")
+    assert [(redaction.field, redaction.values) for redaction in manifest.collections[1].redacted] == [
+        ("secret.key", 5),
+        ("note", 5),
+    ]
 
 
 def test_users_of_one_request_share_a_file_and_no_document_is_doubled(small: Exporter, tmp_path: Path) -> None:

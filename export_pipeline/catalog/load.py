@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from export_pipeline.catalog.hooks import load_hook
 from export_pipeline.catalog.model import Catalog, Entry, LoadedCatalog
 from export_pipeline.errors import CatalogError
 
@@ -22,7 +23,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep=deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep=deep)
         except ValueError as error:
             raise yaml.MarkedYAMLError(problem=f"{error}; put text in quotes", problem_mark=node.start_mark) from error
 
@@ -57,8 +58,13 @@ def parse_catalog(text: bytes, path: Path) -> LoadedCatalog:
     except ValidationError as error:
         raise CatalogError("\n".join(_explain(item, lines, path) for item in error.errors())) from None
     _check_unique(catalog.collections, lines, path)
+    _check_hooks(catalog.collections, lines, path)
     return LoadedCatalog(
-        entries=catalog.collections, version=catalog.version, sha256=hashlib.sha256(text).hexdigest(), path=path
+        entries=catalog.collections,
+        identity=catalog.identity,
+        version=catalog.version,
+        sha256=hashlib.sha256(text).hexdigest(),
+        path=path,
     )
 
 
@@ -112,3 +118,13 @@ def _check_unique(entries: tuple[Entry, ...], lines: Mapping[Location, int], pat
                     f'catalogue {path} line {line}: "{field}" {value} is already used in line {seen[value]}'
                 )
             seen[value] = line
+
+
+def _check_hooks(entries: tuple[Entry, ...], lines: Mapping[Location, int], path: Path) -> None:
+    for index, entry in enumerate(entries):
+        if entry.hook is not None:
+            try:
+                load_hook(entry.hook)
+            except CatalogError as error:
+                line = lines["collections", index, "hook"]
+                raise CatalogError(f'catalogue {path} line {line}: "hook": {error}') from None

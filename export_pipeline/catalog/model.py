@@ -66,31 +66,70 @@ class Entry(BaseModel):
     database: Annotated[str, AfterValidator(_checked_database)] | None = Field(
         None, description="it is the collection's database, where that is not EXPORT_PIPELINE_MONGO_DATABASE"
     )
-    user_key: FieldPath = Field(description="it names the field that holds the uid, for instance 'uid'")
+    user_key: FieldPath | None = Field(None, description="it names the field that holds the uid, for instance 'uid'")
+    key_holds: Literal["uid", "device_id"] = Field("uid", description="it says what user_key holds: uid or device_id")
+    hook: str | None = Field(
+        None,
+        description="it names a Python function that computes the selector, for instance 'my_package.hooks:by_phone'",
+    )
     time_field: FieldPath | None = Field(None, description="it names the field that holds the document's time")
     time_unit: Literal["s", "ms", "date"] | None = Field(
         None, description="it is the unit of time_field: s, ms or date"
     )
     category: str | None = Field(None, description="it is the category of personal data, for instance 'diagnostics'")
     purpose: str | None = Field(None, description="it is what the data is processed for, in a person's words")
+    retention: str | None = Field(None, description="it says for how long the data is kept, in a person's words")
+    source: str | None = Field(None, description="it says where the data comes from, in a person's words")
     portable: bool = Field(True, description="it says whether the person provided the data or was observed in it")
     exclude: tuple[FieldPath, ...] = Field((), strict=False, description="it lists the fields that never leave")
+    mask: dict[FieldPath, Literal["hash", "last4", "drop"]] = Field(
+        {}, description="it says how to mask other people's data, by field: hash, last4 or drop"
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> "Entry":
+        if self.user_key is None and self.hook is None:
+            raise ValueError(f'"user_key" is missing; {Entry.model_fields["user_key"].description}')
+        if self.user_key is not None and self.hook is not None:
+            raise ValueError("user_key and hook exclude each other; one of them finds the documents")
         if (self.time_field is None) != (self.time_unit is None):
             raise ValueError("time_field and time_unit go together")
         for path in self.exclude:
-            if path == "_id" or _covers(path, self.user_key):
+            if path == "_id" or (self.user_key is not None and _covers(path, self.user_key)):
                 raise ValueError(f"exclude: '{path}' cannot be left out, since it says whose document it is")
-        for path in self.exclude:
-            if any(other != path and _covers(other, path) for other in self.exclude):
-                raise ValueError(f"exclude: '{path}' lies inside another excluded field; name only the outer one")
+        if "_id" in self.mask:
+            raise ValueError("mask: '_id' cannot be masked, since it tells documents apart")
+        redacted = [*self.exclude, *self.mask]
+        for position, path in enumerate(redacted):
+            if any(_covers(other, path) for other in redacted[:position] + redacted[position + 1 :]):
+                raise ValueError(f"'{path}' lies inside another excluded or masked field; name only the outer one")
         return self
 
     def collection_of(self, app_id: str) -> str:
         """Return the collection's full name for an app."""
         return self.collection.replace(APP_ID, app_id)
+
+
+class Identity(BaseModel):
+    """Where the product keeps who its people are: the collection that a filter searches, and what belongs to one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    collection: Annotated[str, AfterValidator(_checked_collection)] = Field(
+        description="it is the collection of people with the app id as {app_id}, for instance 'app_users{app_id}'"
+    )
+    uid: FieldPath = Field(description="it names the field with a person's uid")
+    merged_uids: FieldPath | None = Field(None, description="it names the field with the uids merged into a person")
+    device_ids: FieldPath | None = Field(None, description="it names the field with a person's device ids")
+    search: tuple[str, ...] = Field(
+        (), strict=False, description="it lists the fields that a filter may name; 'custom.*' stands for all inside"
+    )
+
+    def may_search(self, path: str) -> bool:
+        """Tell whether a filter may name ``path``."""
+        return any(
+            path == allowed or (allowed.endswith(".*") and path.startswith(allowed[:-1])) for allowed in self.search
+        )
 
 
 class Catalog(BaseModel):
@@ -99,6 +138,7 @@ class Catalog(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     version: Literal[1] = Field(description="it is the version of this file's layout: 1")
+    identity: Identity | None = Field(None, description="it says where the product keeps who its people are")
     collections: Annotated[tuple[Entry, ...], AfterValidator(_checked_not_empty)] = Field(
         strict=False, description="it lists the collections that hold a user's data"
     )
@@ -110,6 +150,7 @@ class LoadedCatalog(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     entries: tuple[Entry, ...]
+    identity: Identity | None
     version: int
     sha256: str
     path: PurePath

@@ -17,10 +17,11 @@ from rich.table import Table
 
 from export_pipeline.demo.data import DemoData, load_demo_data
 from export_pipeline.errors import ExportPipelineError
-from export_pipeline.exporter import MANIFEST, Exporter
+from export_pipeline.exporter import Exporter
 from export_pipeline.guardian import Guarded
 from export_pipeline.mongo.embedded import embedded_mongo, free_port
 from export_pipeline.packages.manifest import Manifest
+from export_pipeline.packages.verify import MANIFEST
 from export_pipeline.requests.models import FINISHED, NewRequest, Request
 from export_pipeline.settings import ENV_PREFIX, Settings
 
@@ -60,7 +61,7 @@ def run_demo(console: Console, folder: Path, *, users: int, scale: float, serve:
         if uri is None:
             console.print("Starting a MongoDB of its own on 127.0.0.1 …")
             uri = stack.enter_context(embedded_mongo())
-        settings = Settings(home=home, mongo_uri=uri)  # type: ignore[arg-type]  # pydantic makes the secret
+        settings = Settings(home=home, mongo_uri=uri)
         exporter = stack.enter_context(Exporter(settings))
         data = _load(console, exporter, users, scale)
         wishes = (

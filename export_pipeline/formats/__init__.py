@@ -1,0 +1,1 @@
+"""The output formats, one module each behind one small protocol, and Extended JSON."""

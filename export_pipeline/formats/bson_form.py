@@ -184,7 +184,7 @@ class _Compiler:
             length = self._fixed("i", 4)
             string = self._begin_sized(rb"([^\0]*+\0)")
             self._open_segment().lengths.append((length, string))
-            self._column(string, None, f'"{_GAP}"')
+            self._column(string, None, f'"{_GAP}')
         elif element.kind == DOCUMENT:
             self._document(element.inner, element.seen, "{", "}")
         elif element.kind == ARRAY:

@@ -18,10 +18,12 @@ import orjson
 MAYBE_FIRST = "\1"
 """Stands before the comma of a member that may be its document's first, to go with it; JSON has no such character."""
 
+_ESCAPE = len("\\u0000") - len("\0")
+
 Group = tuple[bytes, ...]
 """What one group of the pattern has found in each of many documents."""
 
-Column = Callable[[Sequence[Any]], list[bytes]]
+Column = Callable[[Sequence[Any]], Sequence[bytes]]
 """Writes the values of one field in many documents."""
 
 
@@ -32,14 +34,13 @@ class _DiffersError(Exception):
 # Columns. Each writes exactly what the walker writes for each of the values.
 
 
-def _strings(values: Sequence[bytes]) -> list[bytes]:
-    """Write strings, each ended by a zero byte, as what stands between the quotes."""
-    text = b"".join(values).decode()
-    escaped = orjson.dumps(text)[1:-1]
-    if b"\\\\" in escaped:
-        # Backslashes in the text itself: one before "u0000" would look like an end.
-        return [orjson.dumps(string)[1:-1] for string in text.split("\0")[:-1]]
-    return escaped.split(b"\\u0000")[:-1]
+def _strings(values: Group) -> Sequence[bytes]:
+    """Write strings up to their closing quote, for which the zero byte that ends each of them stands."""
+    joined = b"".join(values)
+    text = joined.decode()
+    if len(orjson.dumps(text)) == len(joined) + len(values) * _ESCAPE + len('""'):
+        return values  # nothing but those zero bytes was escaped: the usual case, and the fastest
+    return [orjson.dumps(string)[1:-1] + b"\0" for string in text.split("\0")[:-1]]
 
 
 def _one_by_one(text: Callable[[Any], str], values: Sequence[Any]) -> list[bytes]:
@@ -132,11 +133,11 @@ class Shape:
                     pieces.append(_spread(_joined(texts, count - lacking), own[0]))
         except (KeyError, UnicodeDecodeError, _DiffersError):
             return None
-        lines = _joined(pieces, count)
-        if not self.marked:
-            return list(lines)
-        mark = MAYBE_FIRST.encode()
-        return [line.replace(mark + b",", b"").replace(mark, b"") for line in lines]
+        lines = [line.replace(b"\0", b'"') for line in _joined(pieces, count)]
+        if self.marked:
+            mark = MAYBE_FIRST.encode()
+            lines = [line.replace(mark + b",", b"").replace(mark, b"") for line in lines]
+        return lines
 
 
 def _joined(pieces: list[Iterable[bytes]], count: int) -> Iterable[bytes]:

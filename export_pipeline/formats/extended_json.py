@@ -50,7 +50,7 @@ def encode_batch(batch: bytes | memoryview, collection: str, mode: Mode, separat
     chunks: list[bytes] = []
     documents = renamed = 0
     try:
-        for window in _encoder(collection, mode).windows(bytes(batch)):
+        for window in _encoder(collection, mode, tagged=True).windows(bytes(batch)):
             chunks.append(separator.join(window.lines))
             documents += len(window.lines)
             renamed += window.renamed
@@ -59,9 +59,13 @@ def encode_batch(batch: bytes | memoryview, collection: str, mode: Mode, separat
     return Encoded(separator.join(chunks), documents, renamed)
 
 
-def encode_documents(batch: bytes | memoryview, mode: Mode) -> list[bytes]:
-    """Return the documents of ``batch`` one by one and untagged. Raises EncodingError."""
-    return [line for window in _encoder(None, mode).windows(bytes(batch)) for line in window.lines]
+def encode_documents(batch: bytes | memoryview, mode: Mode, collection: str | None = None) -> list[bytes]:
+    """Return the documents of ``batch`` one by one and untagged. Raises EncodingError.
+
+    To name their collection saves learning in each batch anew what its documents have in common.
+    """
+    encoder = _Encoder(None, mode) if collection is None else _encoder(collection, mode, tagged=False)
+    return [line for window in encoder.windows(bytes(batch)) for line in window.lines]
 
 
 def encode_document(document: bytes, mode: Mode) -> bytes:
@@ -106,10 +110,10 @@ class _Encoder:
     Threads may share one: that they disturb each other's counts costs time and no more.
     """
 
-    def __init__(self, collection: str | None, mode: Mode) -> None:
+    def __init__(self, tag: str | None, mode: Mode) -> None:
+        self._tag = tag
         self._mode: Mode = mode
-        self._tag = None if collection is None else f'"_col":{quote(collection.encode())}'
-        self._form = Form(mode, self._tag)
+        self._form = Form(mode, tag)
         self._shape: Shape | None = None
         self._learning = Lock()
         # Since the last look at whether to learn: documents, and those that did not fit. Lessons become rarer.
@@ -191,5 +195,5 @@ class _Encoder:
 
 
 @lru_cache(256)
-def _encoder(collection: str | None, mode: Mode) -> _Encoder:
-    return _Encoder(collection, mode)
+def _encoder(collection: str, mode: Mode, *, tagged: bool) -> _Encoder:
+    return _Encoder(f'"_col":{quote(collection.encode())}' if tagged else None, mode)

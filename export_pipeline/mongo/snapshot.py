@@ -86,29 +86,58 @@ class SnapshotReader:
 
         Each document is counted once, under its whole value: where that is an array, the group is the array.
         """
-        pipeline = [{"$match": selector}, {"$group": {"_id": f"${field}", "documents": {"$sum": 1}}}]
+        pipeline: list[Document] = [{"$match": selector}, {"$group": {"_id": f"${field}", "documents": {"$sum": 1}}}]
+        for group in self._aggregate(source, pipeline):
+            yield group["_id"], group["documents"]
+
+    def count(self, source: CollectionId, selector: Document) -> int:
+        """Count the documents that match ``selector``."""
+        pipeline: list[Document] = [{"$match": selector}, {"$count": "documents"}]
+        return sum(result["documents"] for result in self._aggregate(source, pipeline))
+
+    def find(self, source: CollectionId, selector: Document, projection: Mapping[str, int]) -> Iterator[Any]:
+        """Yield views of the documents that match ``selector``, with the projected fields alone."""
         with self._reading(source) as session:
-            groups = self._collection(source).aggregate(
+            yield from self._collection(source).find(
+                selector,
+                projection,
+                session=session,
+                max_time_ms=self._time_limit_ms,
+                collation=BYTE_FOR_BYTE,
+            )
+
+    def raw_batches(
+        self,
+        source: CollectionId,
+        selector: Document,
+        projection: Mapping[str, int] | None = None,
+        sort: Sequence[tuple[str, int]] = (),
+        limit: int = 0,
+    ) -> Iterator[bytes]:
+        """Yield the documents that match ``selector`` as whole BSON documents end to end, up to 16 MB at a time.
+
+        Without a ``sort`` they come as the server's plan finds them; a ``limit`` of 0 is none.
+        """
+        with self._reading(source) as session:
+            yield from self._collection(source).find_raw_batches(
+                selector,
+                projection,
+                sort=list(sort) or None,
+                limit=limit,
+                allow_disk_use=True if sort else None,
+                session=session,
+                max_time_ms=self._time_limit_ms,
+                collation=BYTE_FOR_BYTE,
+            )
+
+    def _aggregate(self, source: CollectionId, pipeline: list[Document]) -> Iterator[Any]:
+        with self._reading(source) as session:
+            yield from self._collection(source).aggregate(
                 pipeline,
                 session=session,
                 maxTimeMS=self._time_limit_ms,
                 collation=BYTE_FOR_BYTE,
                 allowDiskUse=True,
-            )
-            for group in groups:
-                yield group["_id"], group["documents"]
-
-    def raw_batches(
-        self, source: CollectionId, selector: Document, projection: Mapping[str, int] | None = None
-    ) -> Iterator[bytes]:
-        """Yield the documents that match ``selector`` as whole BSON documents end to end, up to 16 MB at a time."""
-        with self._reading(source) as session:
-            yield from self._collection(source).find_raw_batches(
-                selector,
-                projection or None,
-                session=session,
-                max_time_ms=self._time_limit_ms,
-                collation=BYTE_FOR_BYTE,
             )
 
     def _collection(self, source: CollectionId) -> Any:

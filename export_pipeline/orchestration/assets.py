@@ -61,10 +61,10 @@ def slice_asset(entry: Entry) -> dg.AssetsDefinition:
         partitions_def=BATCH_PARTITIONS,
         group_name=entry.plugin,
         kinds={"mongodb", "bson"},
-        description=f"What `{entry.collection}` holds on the users of a batch, found by `{entry.user_key}`.",
+        description=f"What `{entry.collection}` holds on the users of a batch, by `{entry.user_key or entry.hook}`.",
         metadata={
             "collection": entry.collection,
-            "user_key": entry.user_key,
+            "user_key": entry.user_key or f"computed by {entry.hook}",
             "category": entry.category or "not stated",
             "purpose": entry.purpose or "not stated",
         },
@@ -80,7 +80,8 @@ def slice_asset(entry: Entry) -> dg.AssetsDefinition:
             begun = time.monotonic()
             index = exporter.read_slice(plan, entry.name)
             seconds = time.monotonic() - begun
-        expected = plan.collection(entry.name).expected
+        planned = plan.collection(entry.name)
+        expected = planned.expected if planned else {}
         owned = {request_id: owned.documents for request_id, owned in index.owned.items()}
         failure = index.failure
         if failure is not None:

@@ -3,13 +3,15 @@
 import dagster as dg
 from pydantic import Field
 
+from export_pipeline.catalog.narrowing import parse_narrowing
 from export_pipeline.errors import BadInputError
 from export_pipeline.examples import EXAMPLE_APP_ID, EXAMPLE_UID
 from export_pipeline.exporter import Exporter
 from export_pipeline.formats.registry import FORMATS, JSON_MODES
 from export_pipeline.orchestration.launching_runs import asked_by_run, report_to_launching_run
 from export_pipeline.orchestration.resources import lasting_failures
-from export_pipeline.requests.models import DEFAULT_FORMAT, DEFAULT_JSON_MODE, NewRequest
+from export_pipeline.requests.models import DEFAULT_FORMAT, DEFAULT_JSON_MODE, NewRequest, Request
+from export_pipeline.slices.estimate import Estimate
 
 
 class RequestExport(dg.Config):
@@ -34,38 +36,87 @@ class RequestExport(dg.Config):
         default=DEFAULT_JSON_MODE,
         description=f"For JSON: {' or '.join(JSON_MODES)}. Relaxed is easy to read, canonical keeps every BSON type.",
     )
+    since: str | None = Field(default=None, description="Only from this moment on: 2026-01-31 or 2026-01-31T12:00:00Z.")
+    until: str | None = Field(default=None, description="Only before this moment.")
+    collections: list[str] = Field(default_factory=list, description="Only these entries of the catalogue.")
+    exclude_collections: list[str] = Field(default_factory=list, description="Not these entries of the catalogue.")
+    plugins: list[str] = Field(default_factory=list, description="Only these plugins' collections.")
+    categories: list[str] = Field(default_factory=list, description="Only these categories of data.")
+    profile: str | None = Field(
+        default=None,
+        description="access: everything, with a notice (GDPR article 15); portability: what the person provided "
+        "(article 20).",
+    )
+    dry_run: bool = Field(
+        default=False,
+        description="Make no request; only say, in this op's metadata, how much it would hold and which queries no "
+        "index serves.",
+    )
+
+    def new_request(self, requested_by: str) -> NewRequest:
+        """Return the request that the form asks for. Raises BadInputError."""
+        part = {
+            "since": self.since,
+            "until": self.until,
+            "collections": self.collections,
+            "exclude_collections": self.exclude_collections,
+            "plugins": self.plugins,
+            "categories": self.categories,
+            "profile": self.profile,
+        }
+        return NewRequest(
+            app_id=self.app_id,
+            uids=self.uids,
+            format=self.format,
+            json_mode=self.json_mode,
+            requested_by=requested_by,
+            narrowing=parse_narrowing({name: value for name, value in part.items() if value}),
+        )
 
 
 @dg.op(
     description="Puts one request into the requests table; a sensor takes it from there. The run's tags tell the "
     "Export ID and, as it changes, the request's status.",
 )
-def submit_request(
-    context: dg.OpExecutionContext, config: RequestExport, exporter: dg.ResourceParam[Exporter]
-) -> None:
+def submit_request(context: dg.OpExecutionContext, config: RequestExport, exporter: dg.ResourceParam[Exporter]) -> None:
     """Insert the request, or follow one that exists."""
     with lasting_failures():
-        if config.export_id is None:
-            request = exporter.submit(
-                NewRequest(
-                    app_id=config.app_id,
-                    uids=config.uids,
-                    format=config.format,
-                    json_mode=config.json_mode,
-                    requested_by=asked_by_run(context.run_id),
-                )
-            )
-        else:
+        asked_by = asked_by_run(context.run_id)
+        if config.export_id is not None:
             if config.uids:
                 raise BadInputError("give either uids or an export_id, not both")
-            request = exporter.requests.get(config.export_id)
-            if request.app_id != config.app_id:
-                raise BadInputError("the request with this Export ID is not one of this app")
-            if request.status == "failed":
-                exporter.requests.retry(request.id, asked_by_run(context.run_id))
-                request = exporter.requests.get(request.id)
+            request = _follow(exporter, config, asked_by)
+        elif config.dry_run:
+            context.add_output_metadata(_estimate_metadata(exporter.estimate(config.new_request(asked_by))))
+            return
+        else:
+            request = exporter.submit(config.new_request(asked_by))
     report_to_launching_run(context.instance, request)
     context.add_output_metadata({"export_id": request.id, "status": request.status})
+
+
+def _follow(exporter: Exporter, config: RequestExport, asked_by: str) -> Request:
+    request = exporter.requests.get(str(config.export_id))
+    if request.app_id != config.app_id:
+        raise BadInputError("the request with this Export ID is not one of this app")
+    if request.status != "failed":
+        return request
+    exporter.requests.retry(request.id, asked_by)
+    return exporter.requests.get(request.id)
+
+
+def _estimate_metadata(estimate: Estimate) -> dict[str, dg.MetadataValue]:
+    columns = ("collection", "outcome", "documents", "bytes", "full_scan")
+    return {
+        "documents": dg.MetadataValue.int(estimate.documents),
+        "bytes_about": dg.MetadataValue.int(estimate.bytes),
+        "warnings": dg.MetadataValue.md("\n".join(f"- {warning}" for warning in estimate.warnings) or "none"),
+        "collections": dg.MetadataValue.table(
+            records=[
+                dg.TableRecord({column: getattr(item, column) for column in columns}) for item in estimate.collections
+            ]
+        ),
+    }
 
 
 @dg.job(

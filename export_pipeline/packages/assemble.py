@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import Any
 from bson import json_util
 
 from export_pipeline.catalog.model import Entry, LoadedCatalog
+from export_pipeline.catalog.narrowing import is_dated
 from export_pipeline.errors import IncompleteError, ReadFailedError
 from export_pipeline.formats.protocol import Format, Writer
 from export_pipeline.formats.registry import find_format, write_options
@@ -26,15 +27,17 @@ from export_pipeline.packages.manifest import (
     CollectionReport,
     FileReport,
     Manifest,
+    NoticePart,
     PointInTime,
+    Redaction,
     Totals,
     Users,
     software_version,
 )
-from export_pipeline.packages.verify import sha256_of
+from export_pipeline.packages.verify import check_counts, sha256_of
 from export_pipeline.requests.models import Request
 from export_pipeline.slices.plan import BatchPlan
-from export_pipeline.slices.slice_file import SliceIndex, load_index, open_slice
+from export_pipeline.slices.slice_file import Owned, SliceIndex, load_index, open_slice
 from export_pipeline.storage import PendingFile, Storage
 
 OnWritten = Callable[[int, int], None]
@@ -71,7 +74,8 @@ def assemble(
     Raises CollectionUnreadableError, or IncompleteError where what was written is not what the server counted;
     then nothing is published, nor where ``before_publishing`` raises.
     """
-    slices = _needed_slices(storage, catalog, plan)
+    entries = [catalog.entry(collection.name) for collection in plan.collections]
+    slices = [_needed_slice(storage, plan, entry) for entry in entries]
     format_ = find_format(request.options["format"])
     options = write_options(request.options["json_mode"])
     with target.create_file() as file:
@@ -85,7 +89,7 @@ def assemble(
             documents_so_far += documents
             on_written(documents_so_far, sink.size)
 
-        for entry, index in zip(catalog.entries, slices, strict=True):
+        for entry, index in zip(entries, slices, strict=True):
             reports.append(_write_collection(storage, plan, request.id, entry, index, sink, writer, count))
         writer.close()
         _verify(file, format_, sink, reports)
@@ -98,16 +102,13 @@ def assemble(
     return manifest
 
 
-def _needed_slices(storage: Storage, catalog: LoadedCatalog, plan: BatchPlan) -> Sequence[SliceIndex]:
-    slices = []
-    for entry in catalog.entries:
-        index = load_index(storage, plan.batch_id, entry.name)
-        if index is None:
-            raise CollectionUnreadableError(f"{entry.name}: its slice is missing; retry the request")
-        if index.failure is not None:
-            raise CollectionUnreadableError(f"{entry.name}: {index.failure.message}")
-        slices.append(index)
-    return slices
+def _needed_slice(storage: Storage, plan: BatchPlan, entry: Entry) -> SliceIndex:
+    index = load_index(storage, plan.batch_id, entry.name)
+    if index is None:
+        raise CollectionUnreadableError(f"{entry.name}: its slice is missing; retry the request")
+    if index.failure is not None:
+        raise CollectionUnreadableError(f"{entry.name}: {index.failure.message}")
+    return index
 
 
 def _write_collection(
@@ -121,7 +122,8 @@ def _write_collection(
     on_documents: Callable[[int], None],
 ) -> CollectionReport:
     collection = entry.collection_of(plan.app_id)
-    expected = plan.collection(entry.name).expected.get(request_id, 0)
+    planned = plan.collection(entry.name)
+    expected = planned.expected.get(request_id, 0) if planned else 0
     offset = sink.begin_section()
     written = renamed = 0
     first_id: Any = None
@@ -149,7 +151,8 @@ def _write_collection(
         documents_expected=expected,
         documents_written=written,
         renamed_col_fields=renamed,
-        excluded_fields=entry.exclude,
+        date_range_applies=is_dated(entry, plan.narrowing) or not plan.narrowing.is_dated,
+        redacted=_redactions(entry, index.owned.get(request_id)),
         offset=offset,
         bytes=sink.size - offset,
         sha256=sink.section_sha256(),
@@ -165,11 +168,7 @@ def _verify(file: PendingFile, format_: Format, sink: "_HashingSink", reports: S
             raise IncompleteError("the file read back is not the file written; the disk may be failing")
         written.seek(0)
         found = format_.count(written)
-    expected = Counter({report.collection: report.documents_written for report in reports})
-    # A Counter compares equal to one with zeros; a surplus collection or document is a difference.
-    if found != expected:
-        differing = sorted(name for name in found | expected if found[name] != expected[name])
-        raise IncompleteError(f"the file read back holds other counts than were written, in {', '.join(differing)}")
+    check_counts(found, Counter({report.collection: report.documents_written for report in reports}))
 
 
 def _manifest(
@@ -182,12 +181,14 @@ def _manifest(
     sink: "_HashingSink",
 ) -> Manifest:
     time = plan.cluster_time
+    person = plan.people[request.id]
+    asked = [collection.name for collection in plan.collections]
     return Manifest(
         format_version=FORMAT_VERSION,
         request_id=request.id,
         app_id=request.app_id,
-        users=Users(uids=request.selection["uids"]),
-        selection={key: value for key, value in request.selection.items() if key != "uids"},
+        users=Users(uids=person.requested_uids, merged_uids=person.merged_uids, device_ids=person.device_ids),
+        selection=plan.narrowing.stored(),
         options=request.options,
         moment=PointInTime(
             point_in_time=time is not None,
@@ -197,6 +198,8 @@ def _manifest(
         ),
         catalog=CatalogUsed(version=catalog.version, sha256=catalog.sha256),
         collections=tuple(reports),
+        not_asked=tuple(entry.name for entry in catalog.entries if entry.name not in asked),
+        notice=_notice([catalog.entry(name) for name in asked]) if plan.narrowing.profile == "access" else None,
         totals=Totals(
             collections=Counter(report.outcome for report in reports),
             documents_expected=sum(report.documents_expected for report in reports),
@@ -209,6 +212,35 @@ def _manifest(
         requested_at=request.requested_at,
         packaged_at=datetime.now(UTC),
     )
+
+
+def _redactions(entry: Entry, owned: Owned | None) -> tuple[Redaction, ...]:
+    values = owned.redacted if owned else {}
+    rules = {**dict.fromkeys(entry.exclude, "exclude"), **entry.mask}
+    return tuple(
+        Redaction.model_validate({"field": path, "how": how, "values": values.get(path, 0)})
+        for path, how in rules.items()
+    )
+
+
+def _notice(entries: Sequence[Entry]) -> tuple[NoticePart, ...]:
+    by_category: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_category.setdefault(entry.category or "not stated", []).append(entry)
+    return tuple(
+        NoticePart(
+            category=category,
+            collections=tuple(entry.name for entry in of),
+            purposes=_stated(entry.purpose for entry in of),
+            retention=_stated(entry.retention for entry in of),
+            sources=_stated(entry.source for entry in of),
+        )
+        for category, of in by_category.items()
+    )
+
+
+def _stated(values: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(value for value in values if value)) or ("not stated in the catalogue",)
 
 
 def _id_of(document: bytes) -> Any:

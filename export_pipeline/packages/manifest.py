@@ -38,6 +38,15 @@ class CatalogUsed(ManifestPart):
     sha256: str
 
 
+class Redaction(ManifestPart):
+    """A field that never leaves, or whose values of other people are masked."""
+
+    field: str
+    how: Literal["exclude", "hash", "last4", "drop"]
+    values: int
+    """How many were taken out or masked."""
+
+
 class CollectionReport(ManifestPart):
     """What became of one entry of the catalogue."""
 
@@ -51,7 +60,9 @@ class CollectionReport(ManifestPart):
     documents_written: int
     renamed_col_fields: int
     """Documents that have a ``_col`` of their own; it stands under ``__col``."""
-    excluded_fields: tuple[str, ...]
+    date_range_applies: bool
+    """False where a date range is asked for and the collection has no time field: then all of it is here."""
+    redacted: tuple[Redaction, ...]
     offset: int
     bytes: int
     """The collection's documents are this many bytes of the file, from ``offset``."""
@@ -76,6 +87,20 @@ class Users(ManifestPart):
     """Whose documents these are."""
 
     uids: tuple[str, ...]
+    """Those that the request named, or that its filter on the person found."""
+    merged_uids: tuple[str, ...]
+    """Older or other uids of the same people, from the catalogue's collection of people."""
+    device_ids: tuple[str, ...]
+
+
+class NoticePart(ManifestPart):
+    """What is held of one category, and why (GDPR article 15, paragraph 1)."""
+
+    category: str
+    collections: tuple[str, ...]
+    purposes: tuple[str, ...]
+    retention: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 class Totals(ManifestPart):
@@ -99,6 +124,10 @@ class Manifest(ManifestPart):
     moment: PointInTime
     catalog: CatalogUsed
     collections: tuple[CollectionReport, ...]
+    not_asked: tuple[str, ...]
+    """Entries of the catalogue that the selection leaves out."""
+    notice: tuple[NoticePart, ...] | None
+    """With the profile ``access``: what is held, by category."""
     totals: Totals
     file: FileReport
     software: str

@@ -1,5 +1,6 @@
 """The decision which pending requests share a run. No I/O."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ class Batch:
 def plan_batches(pending: Sequence[Request], limit: int) -> list[Batch]:
     """Pack pending requests, at most ``limit`` to a batch, the most urgent batch first.
 
-    Requests of one app share a batch, since one query per collection then serves them all. A request whose last
-    attempt failed travels alone, so that it cannot take others down twice.
+    Requests of one app that ask for the same part of the data share a batch, since one query per collection then
+    serves them all. A request whose last attempt failed travels alone, so that it cannot take others down twice; so
+    does one with a limit, which counts for each request and not for each query.
     """
-    companies: dict[tuple[str, str], list[Request]] = defaultdict(list)
+    companies: dict[tuple[str, str, str], list[Request]] = defaultdict(list)
     for request in sorted(pending, key=_urgency):
-        company = request.id if request.attempt else ""
-        companies[request.app_id, company].append(request)
+        alone = request.attempt > 0 or "limit" in request.selection.get("narrowing", {})
+        part = json.dumps(request.selection.get("narrowing", {}), sort_keys=True)
+        companies[request.app_id, part, request.id if alone else ""].append(request)
     groups = [
         requests[start : start + limit] for requests in companies.values() for start in range(0, len(requests), limit)
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from export_pipeline.catalog.narrowing import EVERYTHING, Narrowing, parse_narrowing
 from export_pipeline.errors import BadInputError
 
 Status = Literal["pending", "running", "completed", "expired", "failed", "cancelled"]
@@ -16,27 +17,47 @@ DEFAULT_JSON_MODE = "relaxed"
 LONGEST_UID = 512
 """In characters; thousands of uids must fit into one query of at most 16 MB."""
 
+MOST_USERS = 100_000
+"""The most people that one request may name; it bounds the plan, which is held in memory."""
+
 _APP_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """A request for a user's export, checked: making one that is not allowed raises BadInputError."""
+    """A request for a user's export, checked: making one that is not allowed raises BadInputError.
+
+    It names its people by ``uids``, or by ``person``, a filter on the catalogue's collection of people that may
+    find at most ``max_users``.
+    """
 
     app_id: str
-    uids: Sequence[str] = field(repr=False)
+    uids: Sequence[str] = field(default=(), repr=False)
     format: str = DEFAULT_FORMAT
     json_mode: str = DEFAULT_JSON_MODE
     requested_by: str = "unknown"
+    narrowing: Narrowing = field(default=EVERYTHING, repr=False)
+    person: Mapping[str, Any] | None = field(default=None, repr=False)
+    max_users: int = 1
 
     def __post_init__(self) -> None:
         check_app_id(self.app_id)
-        check_uids(self.uids)
+        if self.person is None:
+            check_uids(self.uids)
+        elif self.uids:
+            raise BadInputError("give either uids or a filter on the person, not both")
+        if type(self.max_users) is not int or not 1 <= self.max_users <= MOST_USERS:
+            raise BadInputError(f"max users: expected a whole number from 1 to {MOST_USERS}")
 
     @property
     def selection(self) -> dict[str, Any]:
         """The request's ``selection`` column."""
-        return {"uids": list(dict.fromkeys(self.uids))}
+        if self.person is None:
+            who: dict[str, Any] = {"uids": list(dict.fromkeys(self.uids))}
+        else:
+            who = {"person": dict(self.person), "max_users": self.max_users}
+        narrowing = self.narrowing.stored()
+        return who | ({"narrowing": narrowing} if narrowing else {})
 
     @property
     def options(self) -> dict[str, Any]:
@@ -75,6 +96,11 @@ class Request:
     error_message: str | None
     idempotency_key: str | None
 
+    @property
+    def narrowing(self) -> Narrowing:
+        """Which part of the person's data is asked for."""
+        return parse_narrowing(self.selection.get("narrowing", {}))
+
 
 def check_app_id(app_id: object) -> None:
     """Raise BadInputError unless ``app_id`` can be part of a collection's name and of a path."""
@@ -88,6 +114,8 @@ def check_uids(uids: object) -> None:
         raise BadInputError(f"uids: expected a list of strings, not {type(uids).__name__}")
     if not uids:
         raise BadInputError("uids: expected at least one uid")
+    if len(uids) > MOST_USERS:
+        raise BadInputError(f"uids: at most {MOST_USERS} are allowed in one request, not {len(uids)}")
     for position, uid in enumerate(uids, start=1):
         if not isinstance(uid, str):
             raise BadInputError(f"uids: number {position} is of type {type(uid).__name__}; a uid is a string")

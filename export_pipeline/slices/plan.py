@@ -3,34 +3,32 @@
 It is stored before anything is read, so that a retried run reads the same moment and takes up finished slices.
 """
 
-from collections import Counter
+import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pymongo import MongoClient
 
-from export_pipeline.catalog.model import Entry, LoadedCatalog
-from export_pipeline.errors import ExportPipelineError, MongoUnreachableError, UnknownAppError
-from export_pipeline.mongo.bson_stream import documents, view
+from export_pipeline.catalog.model import APP_ID, Entry, LoadedCatalog
+from export_pipeline.catalog.narrowing import Narrowing, chosen_entries
+from export_pipeline.errors import BadInputError, ExportPipelineError, MongoUnreachableError, UnknownAppError
 from export_pipeline.mongo.connection import Document
 from export_pipeline.mongo.snapshot import ClusterTime, CollectionId, SnapshotReader, choose_moment
 from export_pipeline.settings import Settings
-from export_pipeline.slices.ownership import Ownership, values_at
+from export_pipeline.slices.identity import People, Person
+from export_pipeline.slices.queries import SliceQueries
+from export_pipeline.slices.stored import Stored, store_json
 from export_pipeline.storage import Storage
 
 
-class Stored(BaseModel):
-    """Base of what is kept as JSON beside the slices."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class PlannedRequest(Stored):
-    """One request of the batch."""
+    """One request of the batch, and the people it is about."""
 
     id: str
-    uids: tuple[str, ...] = Field(repr=False)
+    person: Person = Field(repr=False)
 
 
 class Failure(Stored):
@@ -50,7 +48,7 @@ class PlannedCollection(Stored):
 
     name: str
     source: CollectionId | None
-    expected: Mapping[str, int]
+    expected: Mapping[str, int] = {}
     """Documents by request id, counted by the server at the plan's moment; none where there are none."""
     failure: Failure | None = None
 
@@ -60,23 +58,40 @@ class BatchPlan(Stored):
 
     batch_id: str
     app_id: str
+    narrowing: Narrowing
     cluster_time: ClusterTime | None
     planned_at: datetime
     catalog_sha256: str
+    redaction_key: str = Field(repr=False)
+    """Hex; makes the hashes that stand in for other people's data. Nobody keeps it once the slices are gone."""
     requests: tuple[PlannedRequest, ...]
     collections: tuple[PlannedCollection, ...]
+    """Of the entries that the requests ask for, in the catalogue's order."""
+    restarts: int = 0
+    """How often the batch has started over at a newer moment."""
 
-    def ownership(self) -> Ownership:
-        """Return whose documents are whose."""
-        return Ownership({request.id: request.uids for request in self.requests})
+    @property
+    def people(self) -> dict[str, Person]:
+        """The people of each request."""
+        return {request.id: request.person for request in self.requests}
 
-    def collection(self, name: str) -> PlannedCollection:
-        """Return the planned collection of the catalogue's entry ``name``."""
-        return next(collection for collection in self.collections if collection.name == name)
+    def collection(self, name: str) -> PlannedCollection | None:
+        """Return the planned collection of the catalogue's entry ``name``; None where no request asks for it."""
+        return next((collection for collection in self.collections if collection.name == name), None)
 
     def expected_of(self, request_id: str) -> int:
         """Return how many documents a request expects over all collections."""
         return sum(collection.expected.get(request_id, 0) for collection in self.collections)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one request of the batch asks for: uids, or a filter on the person with the most people it may find."""
+
+    request_id: str
+    uids: Sequence[str]
+    person: Mapping[str, Any] | None
+    max_users: int
 
 
 def make_plan(
@@ -85,83 +100,91 @@ def make_plan(
     catalog: LoadedCatalog,
     batch_id: str,
     app_id: str,
-    requests: Sequence[PlannedRequest],
-) -> BatchPlan:
-    """Choose the moment and count. Raises what makes the whole batch impossible.
+    narrowing: Narrowing,
+    wanted: Sequence[Wanted],
+) -> tuple[BatchPlan, dict[str, ExportPipelineError]]:
+    """Choose the moment, find out who the people are, and count.
 
-    A collection that cannot be counted is planned with its failure instead: it concerns only those who need it.
+    Returns the plan, and the requests that cannot be planned with the reason. Raises what makes the whole batch
+    impossible. A collection that cannot be counted is planned with its failure: it concerns those who need it.
     """
-    sources = {
-        entry.name: (entry.database or settings.mongo_database, entry.collection_of(app_id))
-        for entry in catalog.entries
-    }
-    moment = choose_moment(client, sources.values(), required=settings.require_point_in_time)
+    entries = chosen_entries(narrowing, catalog)
+    names = {entry.name: (entry.database or settings.mongo_database, entry.collection_of(app_id)) for entry in entries}
+    wanted_names = set(names.values())
+    identity = catalog.identity
+    if identity is not None:
+        people_name = (settings.mongo_database, identity.collection.replace(APP_ID, app_id))
+        wanted_names.add(people_name)
+    moment = choose_moment(client, wanted_names, required=settings.require_point_in_time)
     if not moment.collections:
         raise UnknownAppError(
             f"no collection of the catalogue exists for app {app_id}; check the app id, "
             "EXPORT_PIPELINE_MONGO_DATABASE and EXPORT_PIPELINE_CATALOG"
         )
-    ownership = Ownership({request.id: request.uids for request in requests})
     reader = SnapshotReader(client, moment.cluster_time, settings.read_timeout)
-    return BatchPlan(
+    people = None
+    if identity is not None and people_name in moment.collections:
+        people = People(reader, identity, moment.collections[people_name])
+    known, unplanned = _who(people, wanted)
+    plan = BatchPlan(
         batch_id=batch_id,
         app_id=app_id,
+        narrowing=narrowing,
         cluster_time=moment.cluster_time,
         planned_at=datetime.now(UTC),
         catalog_sha256=catalog.sha256,
-        requests=tuple(requests),
+        redaction_key=secrets.token_hex(32),
+        requests=tuple(PlannedRequest(id=request_id, person=person) for request_id, person in known.items()),
         collections=tuple(
-            _plan_collection(reader, entry, moment.collections.get(sources[entry.name]), ownership)
-            for entry in catalog.entries
+            _plan_collection(reader, entry, moment.collections.get(names[entry.name]), narrowing, app_id, known)
+            for entry in entries
         ),
     )
+    return plan, unplanned
 
 
-def selector(entry: Entry, uids: Sequence[str]) -> Document:
-    """Return the query that finds the documents of ``uids``."""
-    return {entry.user_key: {"$in": list(uids)}}
+def _who(people: People | None, wanted: Sequence[Wanted]) -> tuple[dict[str, Person], dict[str, ExportPipelineError]]:
+    """Return the people of each request, and why there are none for some."""
+    requested: dict[str, Sequence[str]] = {}
+    unplanned: dict[str, ExportPipelineError] = {}
+    for want in wanted:
+        try:
+            if want.person is None:
+                requested[want.request_id] = want.uids
+            elif people is None:
+                raise BadInputError("person: this app has no collection of people to search; name the uids")
+            else:
+                requested[want.request_id] = people.find(want.person, want.max_users)
+        except BadInputError as error:
+            unplanned[want.request_id] = error
+    known: dict[str, Person] = {}
+    closed = people.close(requested) if people is not None else {}
+    for request_id, uids in requested.items():
+        person = closed.get(request_id, Person(requested_uids=tuple(dict.fromkeys(uids))))
+        if isinstance(person, Person):
+            known[request_id] = person
+        else:
+            unplanned[request_id] = person
+    return known, unplanned
 
 
 def _plan_collection(
-    reader: SnapshotReader, entry: Entry, source: CollectionId | None, ownership: Ownership
+    reader: SnapshotReader,
+    entry: Entry,
+    source: CollectionId | None,
+    narrowing: Narrowing,
+    app_id: str,
+    people: Mapping[str, Person],
 ) -> PlannedCollection:
     if source is None:
-        return PlannedCollection(name=entry.name, source=None, expected={})
+        return PlannedCollection(name=entry.name, source=None)
     try:
-        expected = count_by_request(reader, entry, source, ownership)
+        expected = SliceQueries(entry, narrowing, app_id, people).count(reader, source)
     except MongoUnreachableError:
         raise  # no collection can be read now; there is nothing to be planned
     except ExportPipelineError as error:
-        return PlannedCollection(name=entry.name, source=source, expected={}, failure=Failure.of(error))
+        return PlannedCollection(name=entry.name, source=source, failure=Failure.of(error))
     return PlannedCollection(name=entry.name, source=source, expected=expected)
-
-
-def count_by_request(
-    reader: SnapshotReader, entry: Entry, source: CollectionId, ownership: Ownership
-) -> dict[str, int]:
-    """Count each request's documents in a collection; a document of two of its uids counts once."""
-    counts: Counter[str] = Counter()
-    for query, uids in enumerate(ownership.queries):
-        for value, found in reader.count_by_value(source, entry.user_key, selector(entry, uids)):
-            values = value if isinstance(value, list) else [value]
-            if any(isinstance(item, list) for item in values):
-                # Arrays in arrays: the aggregation's value no longer tells at which depth the query compares.
-                return _count_one_by_one(reader, entry, source, ownership)
-            for owner in ownership.owners(values, query):
-                counts[owner] += found
-    return dict(counts)
-
-
-def _count_one_by_one(
-    reader: SnapshotReader, entry: Entry, source: CollectionId, ownership: Ownership
-) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    path = entry.user_key.split(".")
-    for query, uids in enumerate(ownership.queries):
-        for batch in reader.raw_batches(source, selector(entry, uids), {entry.user_key: 1}):
-            for document in documents(batch):
-                counts.update(ownership.owners(values_at(view(document), path), query))
-    return dict(counts)
 
 
 def plan_key(batch_id: str) -> str:
@@ -178,10 +201,3 @@ def load_plan(storage: Storage, batch_id: str) -> BatchPlan:
     """Return the stored plan of a batch."""
     with storage.open(plan_key(batch_id)) as file:
         return BatchPlan.model_validate_json(file.read())
-
-
-def store_json(storage: Storage, key: str, value: BaseModel) -> None:
-    """Store ``value`` as JSON, whole or not at all."""
-    with storage.create(key) as file:
-        file.write(value.model_dump_json().encode())
-        file.commit()

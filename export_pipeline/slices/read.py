@@ -6,19 +6,14 @@ from pymongo import MongoClient
 
 from export_pipeline.catalog.model import Entry
 from export_pipeline.errors import ExportPipelineError
-from export_pipeline.mongo.bson_stream import documents, view, whole_documents
+from export_pipeline.mongo.bson_stream import documents, whole_documents
 from export_pipeline.mongo.connection import Document
 from export_pipeline.mongo.snapshot import CollectionId, SnapshotReader
 from export_pipeline.settings import Settings
-from export_pipeline.slices.ownership import values_at
-from export_pipeline.slices.plan import BatchPlan, Failure, selector
-from export_pipeline.slices.slice_file import (
-    SliceIndex,
-    SliceWriter,
-    data_key,
-    load_index,
-    store_index,
-)
+from export_pipeline.slices.plan import BatchPlan, Failure
+from export_pipeline.slices.queries import Query, SliceQueries
+from export_pipeline.slices.redact import Redactor
+from export_pipeline.slices.slice_file import SliceIndex, SliceWriter, data_key, load_index, store_index
 from export_pipeline.storage import Storage
 
 OnRead = Callable[[int], None]
@@ -42,6 +37,8 @@ def read_slice(
     if finished is not None and finished.outcome != "failed":
         return finished
     planned = plan.collection(entry.name)
+    if planned is None:
+        return SliceIndex(name=entry.name, outcome="not_asked")
     if planned.failure is not None:
         index = SliceIndex(name=entry.name, outcome="failed", failure=planned.failure)
     elif planned.source is None:
@@ -61,29 +58,22 @@ def _read(
     source: CollectionId,
     on_read: OnRead,
 ) -> SliceIndex:
-    ownership = plan.ownership()
-    path = entry.user_key.split(".")
-    hidden = dict.fromkeys(entry.exclude, 0)
+    queries = SliceQueries(entry, plan.narrowing, plan.app_id, plan.people)
+    batches = queries.read(reader, source)
     found = 0
     with storage.create(data_key(plan.batch_id, entry.name)) as file:
         writer = SliceWriter(file)
-        try:
-            for query, uids in enumerate(ownership.queries):
-                for batch in reader.raw_batches(source, selector(entry, uids), hidden):
-                    in_batch = 0
-                    if ownership.only_owner is not None:
-                        in_batch = len(whole_documents(batch)[0])
-                        writer.add(ownership.only_owner, batch, in_batch)
-                    else:
-                        for document in documents(batch):
-                            owners = ownership.owners(values_at(view(document), path), query)
-                            in_batch += bool(owners)
-                            for owner in owners:
-                                writer.add(owner, document)
-                    found += in_batch
-                    on_read(in_batch)
-        except ExportPipelineError as error:
-            return SliceIndex(name=entry.name, outcome="failed", failure=Failure.of(error))
+        split = _Splitter(plan, entry, writer)
+        while True:
+            try:
+                query, batch = next(batches)
+            except StopIteration:
+                break
+            except ExportPipelineError as error:
+                return SliceIndex(name=entry.name, outcome="failed", failure=Failure.of(error))
+            in_batch = split(query, batch)
+            found += in_batch
+            on_read(in_batch)
         owned = writer.finish()
         size = file.tell()
         file.commit()
@@ -94,3 +84,37 @@ def _read(
         bytes=size,
         owned=owned,
     )
+
+
+class _Splitter:
+    """Gives each document of a batch to the requests that own it, without what must not leave."""
+
+    def __init__(self, plan: BatchPlan, entry: Entry, writer: SliceWriter) -> None:
+        self._writer = writer
+        self._redactor: Redactor | None = None
+        if entry.exclude or entry.mask:
+            self._redactor = Redactor(entry.exclude, entry.mask, bytes.fromhex(plan.redaction_key))
+            self._own = {
+                request_id: frozenset((*person.uids, *person.device_ids)) for request_id, person in plan.people.items()
+            }
+
+    def __call__(self, query: Query, batch: bytes) -> int:
+        """Split a batch; return how many of its documents belong to somebody and were not found before."""
+        if query.only_owner is not None and self._redactor is None:
+            in_batch = len(whole_documents(batch)[0])
+            self._writer.add(query.only_owner, batch, in_batch)
+            return in_batch
+        in_batch = 0
+        for document in documents(batch):
+            owners = query.owners(document)
+            in_batch += bool(owners)
+            for owner in owners:
+                self._writer.add(owner, self._redacted(owner, document))
+        return in_batch
+
+    def _redacted(self, owner: str, document: bytes) -> bytes:
+        if self._redactor is None:
+            return document
+        redacted, values = self._redactor.apply(document, self._own[owner])
+        self._writer.note_redacted(owner, values)
+        return redacted

@@ -4,17 +4,19 @@ Written in one pass whatever order the documents come in: each request's documen
 down together, so that even an unordered read leaves long runs of one person's documents.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
 from export_pipeline.errors import IncompleteError
 from export_pipeline.mongo.bson_stream import Piece, pieces
-from export_pipeline.slices.plan import Failure, Stored, store_json
+from export_pipeline.slices.plan import Failure
+from export_pipeline.slices.stored import Stored, store_json
 from export_pipeline.storage import PendingFile, Storage
 
-Outcome = Literal["exported", "empty", "absent", "failed"]
+Outcome = Literal["exported", "empty", "absent", "failed", "not_asked"]
+"""``absent``: there is no such collection; ``not_asked``: no request of the batch asks for it."""
 
 GATHER_BYTES = 8 << 20
 """How much gathers before it is put down."""
@@ -26,6 +28,8 @@ class Owned(Stored):
     documents: int
     bytes: int
     ranges: tuple[tuple[int, int], ...]
+    redacted: Mapping[str, int] = {}
+    """By field, how many values were taken out or masked."""
 
 
 class SliceIndex(Stored):
@@ -49,6 +53,11 @@ class SliceWriter:
         self._gathered_bytes = 0
         self._ranges: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._documents: dict[str, int] = defaultdict(int)
+        self._redacted: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def note_redacted(self, request_id: str, values: Mapping[str, int]) -> None:
+        """Count values that were taken out or masked, by field."""
+        self._redacted[request_id].update(values)
 
     def add(self, request_id: str, data: bytes, documents: int = 1) -> None:
         """Add ``documents`` whole documents, end to end in ``data``."""
@@ -66,6 +75,7 @@ class SliceWriter:
                 documents=self._documents[request_id],
                 bytes=sum(length for _, length in ranges),
                 ranges=tuple(ranges),
+                redacted=self._redacted[request_id],
             )
             for request_id, ranges in self._ranges.items()
         }

@@ -9,8 +9,9 @@ import pytest
 from export_pipeline.catalog.load import load_catalog
 from export_pipeline.definitions import build_defs
 from export_pipeline.demo.data import DemoData
-from export_pipeline.exporter import MANIFEST, Exporter
+from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.names import BATCH_PARTITIONS
+from export_pipeline.packages.verify import MANIFEST
 from export_pipeline.requests.models import NewRequest
 from export_pipeline.settings import Settings
 from export_pipeline_tests.orchestration.conftest import RunBatch, metadata_of

@@ -1,6 +1,5 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 bad usage. Each command parses, calls the library, and prints."""
+"""Commands about exports: making one here, asking for one, following it, fetching it, checking it."""
 
-import getpass
 import json
 import sys
 import time
@@ -14,115 +13,107 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from export_pipeline.errors import BadInputError, ExportPipelineError
-from export_pipeline.requests.models import DEFAULT_FORMAT, DEFAULT_JSON_MODE, FINISHED, NewRequest, Request
-from export_pipeline.settings import Settings, environment_variable
+from export_pipeline.cli.options import json_option, new_request, selection_options
+from export_pipeline.errors import BadInputError
+from export_pipeline.packages.verify import manifest_path
+from export_pipeline.requests.models import FINISHED, Request
+from export_pipeline.settings import Settings
 
 POLL_SECONDS = 0.5
 
 stderr = Console(stderr=True)
 
 
-class ReportedGroup(click.Group):
-    """Turns the library's errors into one line on standard error and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except ExportPipelineError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2 if isinstance(error, BadInputError) else 1)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Only say how much it would hold, and which queries no index serves."
+)
 
 
-@click.group(cls=ReportedGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="export-pipeline")
-def main() -> None:
-    """Hand over all that a MongoDB holds about a user: whole, at one point in time, and proven so.
-
-    Settings come from environment variables; 'export-pipeline settings' lists them.
-    """
-
-
-def selection_options(command: Any) -> Any:
-    """Add the options that say whose data is wanted, and how."""
-    options = (
-        click.option("--app", "app_id", required=True, metavar="APP", help="The app whose user it is."),
-        click.option("--uid", "uids", multiple=True, required=True, metavar="UID", help="The user; may be repeated."),
-        click.option("--format", "format_", default=DEFAULT_FORMAT, show_default=True, help="json, jsonl or parquet."),
-        click.option(
-            "--json-mode",
-            default=DEFAULT_JSON_MODE,
-            show_default=True,
-            help="relaxed is easy to read, canonical keeps every BSON type.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
-@main.command()
+@click.command()
+@click.option("--app", "app_id", required=True, metavar="APP", help="The app whose user it is.")
 @selection_options
 @click.option(
     "--output",
-    required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write; its manifest goes beside it, as FILE.manifest.json.",
+    help="The file to write; its manifest goes beside it, as FILE.manifest.json. Needed but for --dry-run.",
 )
+@dry_run_option
 @json_option
-def export(app_id: str, uids: Sequence[str], format_: str, json_mode: str, output: Path, as_json: bool) -> None:
+def export(app_id: str, output: Path | None, dry_run: bool, as_json: bool, **given: Any) -> None:
     r"""Export a user right here, without Dagster, into one tagged file.
 
     \b
     Example:
       export-pipeline export --app 652f1a7e9c3b4d0012ab34c1 --uid 1a2 --output me.json
     """
-    from export_pipeline.exporter import Exporter, manifest_path
+    from export_pipeline.exporter import Exporter
 
-    new = NewRequest(app_id, uids, format_, json_mode, requested_by=_operator())
+    new = new_request(app_id, given)
     with Exporter(Settings.load()) as exporter:
-        request = exporter.submit(new, run_here=True)
+        if dry_run:
+            _print_estimate(exporter.estimate(new), as_json)
+            return
+        if output is None:
+            raise BadInputError("--output: name the file to write")
+        row = exporter.submit(new, run_here=True)
         with _reading_bar() as on_read:
-            manifest = exporter.run_here(request, output.absolute(), on_read)
+            manifest = exporter.run_here(row, output.absolute(), on_read)
     if as_json:
         click.echo(manifest.model_dump_json())
         return
-    table = Table("collection", "outcome", "documents", "bytes")
-    for report in manifest.collections:
-        table.add_row(report.collection, report.outcome, f"{report.documents_written:,}", f"{report.bytes:,}")
-    Console().print(table)
+    _print_manifest(manifest)
     click.echo(f"{output}: {manifest.totals.documents_written:,} documents, {manifest.file.bytes:,} bytes")
     click.echo(f"{manifest_path(output)}: the manifest")
 
 
-@main.command()
+@click.command()
+@click.option("--app", "app_ids", required=True, multiple=True, metavar="APP", help="The app; one request for each.")
 @selection_options
 @click.option("--wait", is_flag=True, help="Follow the request to its end.")
+@dry_run_option
 @json_option
-def request(app_id: str, uids: Sequence[str], format_: str, json_mode: str, wait: bool, as_json: bool) -> None:
-    """Ask for an export; Dagster's sensor picks it up. Prints the Export ID."""
+def request(app_ids: Sequence[str], wait: bool, dry_run: bool, as_json: bool, **given: Any) -> None:
+    """Ask for an export; Dagster's sensor picks it up. Prints the Export ID, one for each app."""
     from export_pipeline.exporter import Exporter
 
-    new = NewRequest(app_id, uids, format_, json_mode, requested_by=_operator())
+    wanted = [new_request(app_id, given) for app_id in app_ids]
     with Exporter(Settings.load()) as exporter:
-        row = exporter.submit(new)
+        if dry_run:
+            for new in wanted:
+                _print_estimate(exporter.estimate(new), as_json)
+            return
+        for new in wanted:
+            exporter.check(new)  # all or none
+        rows = [exporter.submit(new) for new in wanted]
         if wait:
-            row = next(row for row in follow(exporter.requests, row.id) if row.status in FINISHED)
-    if as_json:
-        click.echo(json.dumps(public(row)))
-    elif wait:
-        _print_request(row)
-    else:
-        click.echo(row.id)
-    if row.status == "failed":
+            rows = [_finished(exporter.requests, row.id) for row in rows]
+    for row in rows:
+        if as_json:
+            click.echo(json.dumps(public(row)))
+        elif wait:
+            _print_request(row)
+        else:
+            click.echo(row.id)
+    if any(row.status == "failed" for row in rows):
         sys.exit(1)
 
 
-@main.command()
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def verify(file: Path, as_json: bool) -> None:
+    """Check a package against the manifest beside it: bytes, hashes, and documents by collection. Needs no database."""
+    from export_pipeline.packages.verify import verify_package
+
+    manifest = verify_package(file)
+    if as_json:
+        click.echo(json.dumps({"file": file.name, "whole": True, "totals": manifest.totals.model_dump()}))
+        return
+    _print_manifest(manifest)
+    click.echo(f"{file}: whole; {manifest.totals.documents_written:,} documents, as its manifest says")
+
+
+@click.command()
 @click.argument("export_id", required=False)
 @json_option
 def status(export_id: str | None, as_json: bool) -> None:
@@ -146,7 +137,7 @@ def status(export_id: str | None, as_json: bool) -> None:
         Console().print(table)
 
 
-@main.command()
+@click.command()
 @click.argument("export_id")
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write; export.<ext> if left out."
@@ -159,46 +150,6 @@ def download(export_id: str, output: Path | None) -> None:
         row = exporter.requests.get(export_id)
         written = exporter.download(row, output)
     click.echo(str(written))
-
-
-@main.command()
-@json_option
-def settings(as_json: bool) -> None:
-    """List every setting with its value, its environment variable and what it does; secrets stay hidden."""
-    values = Settings.load()
-    rows = [
-        {
-            "variable": environment_variable(name),
-            "value": values.shown(name),
-            "description": field.description,
-        }
-        for name, field in Settings.model_fields.items()
-    ]
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    table = Table("variable", "value", "what it does")
-    for row in rows:
-        table.add_row(row["variable"], row["value"], row["description"])
-    Console().print(table)
-
-
-@main.command()
-@click.option("--users", default=300, show_default=True, help="How many people the demo's first app has.")
-@click.option("--scale", default=1.0, show_default=True, help="Multiplies how many documents each of them has.")
-@click.option("--serve", is_flag=True, help="Leave Dagster's UI open until Ctrl-C.")
-@click.option(
-    "--folder",
-    default="export-pipeline-demo",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the demo's files go.",
-)
-def demo(users: int, scale: float, serve: bool, folder: Path) -> None:
-    """Show the whole path on generated data: a MongoDB, Dagster's daemon, three requests, their files."""
-    from export_pipeline.demo.run import run_demo
-
-    run_demo(Console(), folder.absolute(), users=users, scale=scale, serve=serve)
 
 
 def public(row: Request) -> dict[str, Any]:
@@ -219,6 +170,31 @@ def follow(requests: Any, request_id: str) -> Iterator[Request]:
             if row.status in FINISHED:
                 return
             time.sleep(POLL_SECONDS)
+
+
+def _finished(requests: Any, request_id: str) -> Request:
+    return next(row for row in follow(requests, request_id) if row.status in FINISHED)
+
+
+def _print_manifest(manifest: Any) -> None:
+    table = Table("collection", "outcome", "documents", "bytes")
+    for report in manifest.collections:
+        table.add_row(report.collection, report.outcome, f"{report.documents_written:,}", f"{report.bytes:,}")
+    Console().print(table)
+
+
+def _print_estimate(estimate: Any, as_json: bool) -> None:
+    if as_json:
+        click.echo(estimate.model_dump_json())
+        return
+    table = Table("collection", "outcome", "documents", "about bytes", "index")
+    for item in estimate.collections:
+        index = "none: a full scan" if item.full_scan else "yes" if item.outcome == "present" else ""
+        table.add_row(item.collection, item.outcome, f"{item.documents:,}", f"{item.bytes:,}", index)
+    Console().print(table)
+    click.echo(f"{estimate.documents:,} documents, about {estimate.bytes:,} bytes of BSON, of {estimate.people} people")
+    for warning in estimate.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 @contextmanager
@@ -262,10 +238,3 @@ def _progress_of(row: Request) -> str:
     return (
         f"{row.documents_done:,}" if row.documents_total is None else f"{row.documents_done:,}/{row.documents_total:,}"
     )
-
-
-def _operator() -> str:
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user may have no name
-        return "cli"

@@ -1,0 +1,106 @@
+"""The options that several commands share, and how they become a checked request."""
+
+import getpass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from export_pipeline.catalog.narrowing import parse_narrowing
+from export_pipeline.errors import BadInputError
+from export_pipeline.mongo.filters import parse_json
+from export_pipeline.requests.models import DEFAULT_FORMAT, DEFAULT_JSON_MODE, NewRequest
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+Command = Callable[..., Any]
+
+
+def selection_options(command: Command) -> Command:
+    """Add the options that say whose data is wanted, which part of it, and in which form."""
+    for option in reversed(_SELECTION):
+        command = option(command)
+    return command
+
+
+def new_request(app_id: str, given: Mapping[str, Any]) -> NewRequest:
+    """Return the request that the options of ``selection_options`` ask for. Raises BadInputError."""
+    narrowing = {
+        "since": given["since"],
+        "until": given["until"],
+        "limit": given["limit"],
+        "profile": given["profile"],
+        **{name: given[name] for name in _LISTS},
+        "fields": {name: value.split(",") for name, value in _by_collection("--fields", given["fields"])},
+        "sort": {name: value.split(",") for name, value in _by_collection("--sort", given["sort"])},
+        "where": {name: parse_json(value, "--where") for name, value in _by_collection("--where", given["where"])},
+    }
+    person = given["person"]
+    return NewRequest(
+        app_id,
+        given["uids"],
+        given["format_"],
+        given["json_mode"],
+        requested_by=_operator(),
+        narrowing=parse_narrowing({name: value for name, value in narrowing.items() if value}),
+        person=None if person is None else parse_json(person, "--person"),
+        max_users=given["max_users"],
+    )
+
+
+def _by_collection(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in given]
+    if any(not equals or not name or not value for name, equals, value in pairs):
+        raise BadInputError(f"{option}: expected COLLECTION=…, with the collection's name in the catalogue")
+    names = [name for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        raise BadInputError(f"{option}: a collection is named twice")
+    return [(name, value) for name, _, value in pairs]
+
+
+def _operator() -> str:
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "cli"
+
+
+_LISTS = ("collections", "exclude_collections", "plugins", "exclude_plugins", "categories", "exclude_categories")
+
+
+def _many(flag: str, name: str, metavar: str, help_: str) -> Callable[[Command], Command]:
+    return click.option(flag, name, multiple=True, metavar=metavar, help=f"{help_} May be repeated.")
+
+
+_SELECTION = (
+    _many("--uid", "uids", "UID", "The user."),
+    click.option(
+        "--person",
+        metavar="JSON",
+        help='Instead of uids, a filter on the people, such as \'{"email": "me@example.org"}\' or \'{"did": "d1"}\'.',
+    ),
+    click.option("--max-users", default=1, show_default=True, help="The most people that --person may find."),
+    click.option("--format", "format_", default=DEFAULT_FORMAT, show_default=True, help="json, jsonl or parquet."),
+    click.option(
+        "--json-mode",
+        default=DEFAULT_JSON_MODE,
+        show_default=True,
+        help="relaxed is easy to read, canonical keeps every BSON type.",
+    ),
+    click.option("--since", metavar="TIME", help="From this moment on: 2026-01-31 or 2026-01-31T12:00:00Z."),
+    click.option("--until", metavar="TIME", help="Before this moment."),
+    _many("--collection", "collections", "NAME", "Only this entry of the catalogue."),
+    _many("--exclude-collection", "exclude_collections", "NAME", "Not this entry of the catalogue."),
+    _many("--plugin", "plugins", "NAME", "Only this plugin's collections."),
+    _many("--exclude-plugin", "exclude_plugins", "NAME", "Not this plugin's collections."),
+    _many("--category", "categories", "NAME", "Only this category of data."),
+    _many("--exclude-category", "exclude_categories", "NAME", "Not this category of data."),
+    _many("--fields", "fields", "NAME=A,B.C", "Of this collection, only these fields (and _id)."),
+    _many("--where", "where", "NAME=JSON", 'Conditions, such as \'drill_events={"e": {"$in": ["purchase"]}}\'.'),
+    _many("--sort", "sort", "NAME=A,-B", "Order this collection by these fields; - turns the order round."),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The most documents of each collection."),
+    click.option(
+        "--profile",
+        help="access: everything, with a notice (GDPR article 15); portability: what the person provided (article 20).",
+    ),
+)
