@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -67,7 +68,7 @@ def in_json(file: Path) -> Counter[Any]:
 def untagged(tagged: dict[str, Any]) -> tuple[str, bytes]:
     assert next(iter(tagged)) == "_col"
     collection = tagged.pop("_col")
-    own = {key.removeprefix("_") if key.startswith("__col") else key: value for key, value in tagged.items()}
+    own = {key[1:] if re.fullmatch("__+col", key) else key: value for key, value in tagged.items()}
     return collection, as_bson(json.dumps(own))
 
 

@@ -4,6 +4,17 @@ All that the project knows of the encoder is in this module, so that a compiled 
 go through ``bson_shapes``, which is fast; what that cannot promise to write exactly goes through ``bson_walk``.
 """
 
+# What it takes, as a multiple of draining find_raw_batches of the same 300,000 documents (2 cores, Python 3.11):
+#
+#   events, 560 bytes, 24 fields   relaxed 2.5   canonical 1.9
+#   events, 650 bytes, 33 fields   relaxed 2.7   canonical 2.4
+#   the same, all walked           relaxed 10    canonical 9
+#
+# Where every field may be missing the fast path takes two thirds of the walker's time; where names are data, as long.
+# A third of the fast path is the regular expression and its groups, a third reading and checking them, a third
+# writing; in relaxed mode dates, at 0.3 microseconds each, are the dearest values. orjson writes a column of doubles
+# nine times as fast as float.__repr__. Decoding to dicts alone takes 3.5 to 4, and loses what this keeps.
+
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass

@@ -43,7 +43,7 @@ class _ParquetWriter:
 
         tags = pa.DictionaryArray.from_arrays(pa.array([0] * len(piece), pa.int32()), [collection])
         ids = pa.array([_id_text(view(document).get("_id")) for document in documents(piece.data)], pa.string())
-        texts = pa.array(encode_documents(piece.data, "canonical"), pa.string())
+        texts = pa.array(encode_documents(piece.data, "canonical", collection), pa.string())
         self._gathered.append(pa.record_batch([tags, ids, texts], schema=self._schema))
         self._gathered_bytes += len(piece.data)
         if self._gathered_bytes >= ROW_GROUP_BYTES:
