@@ -55,5 +55,4 @@ def test_a_wrong_import_breaks_a_contract(copied: Path, module: str, wrong: str,
         file.write(f"\n{wrong}\n")
     holds, said = lint(copied.parent)
     assert not holds
-    [broken] = [line for line in said.splitlines() if " BROKEN" in line]
-    assert contract in broken
+    assert any(contract in line for line in said.splitlines() if " BROKEN" in line), said

@@ -20,7 +20,7 @@ def load_hook(path: str) -> Hook:
     module_name, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001  # foreign code runs when it is imported
         raise CatalogError(
             f"'{path}' cannot be imported ({type(error).__name__}); use 'package.module:function'"
         ) from None
@@ -32,10 +32,9 @@ def load_hook(path: str) -> Hook:
 
 def computed_selector(path: str, uids: list[str], app_id: str) -> Document:
     """Call a hook for one person. Raises CatalogError where it fails or selects by nothing."""
+    hook = load_hook(path)
     try:
-        given = load_hook(path)(uids, app_id)
-    except CatalogError:
-        raise
+        given = hook(uids, app_id)
     except Exception as error:  # noqa: BLE001  # foreign code; its message may quote uids
         raise CatalogError(f"the hook {path} failed with {type(error).__name__}") from None
     try:

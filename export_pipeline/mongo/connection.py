@@ -84,7 +84,7 @@ def translate(error: PyMongoError, what: str) -> ExportPipelineError:
         )
     if isinstance(error, OperationFailure):
         return _translate_refusal(error, what)
-    if isinstance(error, ConnectionFailure):
+    if isinstance(error, ConnectionFailure | ConfigurationError):  # the latter: a name that DNS does not know
         return MongoUnreachableError(
             f"{what}: MongoDB cannot be reached ({type(error).__name__}); "
             "check that it runs and that EXPORT_PIPELINE_MONGO_URI names it"

@@ -185,12 +185,18 @@ def _current_time(
     *,
     required: bool,
 ) -> ClusterTime | None:
-    """Return the newest cluster time that the server would read at; None if there is nothing to read."""
+    """Return the newest cluster time that the server would read at; None if there is nothing to read.
+
+    The first collection that can be read tells it; one that cannot concerns only those who need it.
+    """
+    unreadable = None
     for source in existing.values():
         try:
             with driver_errors(source.name), client.start_session(snapshot=True) as session:
                 client[source.database][source.name].find_one({}, {"_id": 1}, session=session)
                 return _pinned(session)
+        except ReadFailedError as error:
+            unreadable = error
         except SnapshotTooOldError:
             raise  # passing: this server can read at one point in time
         except PointInTimeError:
@@ -201,6 +207,8 @@ def _current_time(
                 "set EXPORT_PIPELINE_REQUIRE_POINT_IN_TIME=false to export from it all the same, "
                 "and the manifest will say so"
             ) from None
+    if unreadable is not None:
+        raise unreadable
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from export_pipeline.catalog.model import Entry, LoadedCatalog
+from export_pipeline.errors import StaleRequestError
 from export_pipeline.exporter import Exporter, Outcome
 from export_pipeline.orchestration.launching_runs import report_to_launching_run
 from export_pipeline.orchestration.names import (
@@ -32,6 +33,7 @@ from export_pipeline.packages.manifest import CollectionReport
 def batches(context: dg.AssetExecutionContext, exporter: dg.ResourceParam[Exporter]) -> dg.MaterializeResult:
     """Plan one batch."""
     with lasting_failures():
+        _refuse_two_at_once(context, exporter)
         exporter.requests.attach_run(context.partition_key, context.run.run_id)
         try:
             plan = exporter.plan(context.partition_key)
@@ -49,6 +51,14 @@ def batches(context: dg.AssetExecutionContext, exporter: dg.ResourceParam[Export
             "collections_absent": sum(collection.source is None for collection in plan.collections),
         }
     )
+
+
+def _refuse_two_at_once(context: dg.AssetExecutionContext, exporter: Exporter) -> None:
+    """Raise StaleRequestError while another run serves the batch: both would publish the same files."""
+    for run_id in {request.run_id for request in exporter.requests.of_batch(context.partition_key)}:
+        other = context.instance.get_run_by_id(run_id) if run_id and run_id != context.run.run_id else None
+        if other is not None and not other.is_finished:
+            raise StaleRequestError(f"run {run_id} serves this batch at the moment; wait for it, or end it first")
 
 
 def slice_asset(entry: Entry) -> dg.AssetsDefinition:

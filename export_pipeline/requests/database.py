@@ -60,6 +60,7 @@ def _prepare_sqlite(engine: Engine) -> None:
     if path and path != ":memory:":
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            Path(path).touch(mode=0o600)  # it holds uids; SQLite gives its other files the same mode
         except OSError as error:
             raise RequestsDatabaseError(f"{Path(path).parent}: {(error.strerror or 'no access').lower()}") from None
 

@@ -17,6 +17,7 @@ DEFAULT_JSON_MODE = "relaxed"
 LONGEST_UID = 512
 """In characters; thousands of uids must fit into one query of at most 16 MB."""
 
+LONGEST_ACTOR = 200
 MOST_USERS = 100_000
 """The most people that one request may name; it bounds the plan, which is held in memory."""
 
@@ -46,6 +47,8 @@ class NewRequest:
             check_uids(self.uids)
         elif self.uids:
             raise BadInputError("give either uids or a filter on the person, not both")
+        if len(self.requested_by) > LONGEST_ACTOR:
+            raise BadInputError(f"requested by: at most {LONGEST_ACTOR} characters are allowed")
         if type(self.max_users) is not int or not 1 <= self.max_users <= MOST_USERS:
             raise BadInputError(f"max users: expected a whole number from 1 to {MOST_USERS}")
 

@@ -125,27 +125,33 @@ def _listed(values: Any) -> list[Any]:
 
 def _ids(document: Document, path: str | None) -> set[str]:
     values: Iterable[Any] = values_at(document, path.split(".")) if path else ()
-    return {value for value in values if isinstance(value, str) and value}
+    return {value for value in values if isinstance(value, str) and value and not _is_damaged(value)}
+
+
+def _is_damaged(text: str) -> bool:
+    """Tell whether text was not valid UTF-8 (see ``bson_stream.ANYTHING``); it can be neither searched nor stored."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _closed(
     requested: Sequence[str], merged: Mapping[str, set[str]], devices: Mapping[str, set[str]]
 ) -> Person | TooManyPeopleError:
-    closed = dict.fromkeys(requested)
-    ahead = list(requested)
+    named = tuple(dict.fromkeys(requested))
+    closed = dict.fromkeys(named)
+    ahead = list(named)
     while ahead:
         for other in sorted(merged.get(ahead.pop(), ())):
             if other not in closed:
                 closed[other] = None
                 ahead.append(other)
-    others = tuple(closed)[len(dict.fromkeys(requested)) :]
-    if len(others) > MOST_MERGED * len(requested):
+    others = tuple(closed)[len(named) :]
+    if len(others) > MOST_MERGED * len(named):
         return TooManyPeopleError(
-            f"{len(others)} uids are merged with the {len(requested)} requested; more than {MOST_MERGED} to a person "
+            f"{len(others)} uids are merged with the {len(named)} requested; more than {MOST_MERGED} to a person "
             "are taken for damaged data: look at the collection of people"
         )
     return Person(
-        requested_uids=tuple(dict.fromkeys(requested)),
+        requested_uids=named,
         merged_uids=others,
         device_ids=tuple(sorted({device for uid in closed for device in devices.get(uid, ())})),
     )

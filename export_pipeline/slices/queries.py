@@ -54,6 +54,7 @@ class SliceQueries:
             self.queries = [
                 make(_all_of([computed_selector(entry.hook, list(of), app_id), *conditions]), request_id, number=number)
                 for number, (request_id, of) in enumerate(ids.items())
+                if of  # who has no device has nothing there
             ]
         else:
             self.queries = [

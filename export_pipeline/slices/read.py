@@ -58,20 +58,21 @@ def _read(
     source: CollectionId,
     on_read: OnRead,
 ) -> SliceIndex:
-    queries = SliceQueries(entry, plan.narrowing, plan.app_id, plan.people)
-    batches = queries.read(reader, source)
+    try:
+        batches = SliceQueries(entry, plan.narrowing, plan.app_id, plan.people).read(reader, source)
+    except ExportPipelineError as error:  # a hook may fail now that did not when the batch was planned
+        return _failed(entry, error)
     found = 0
     with storage.create(data_key(plan.batch_id, entry.name)) as file:
         writer = SliceWriter(file)
         split = _Splitter(plan, entry, writer)
         while True:
             try:
-                query, batch = next(batches)
+                in_batch = split(*next(batches))
             except StopIteration:
                 break
             except ExportPipelineError as error:
-                return SliceIndex(name=entry.name, outcome="failed", failure=Failure.of(error))
-            in_batch = split(query, batch)
+                return _failed(entry, error)
             found += in_batch
             on_read(in_batch)
         owned = writer.finish()
@@ -84,6 +85,10 @@ def _read(
         bytes=size,
         owned=owned,
     )
+
+
+def _failed(entry: Entry, error: ExportPipelineError) -> SliceIndex:
+    return SliceIndex(name=entry.name, outcome="failed", failure=Failure.of(error))
 
 
 class _Splitter:

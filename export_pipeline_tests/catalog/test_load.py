@@ -89,7 +89,7 @@ def test_a_catalogue_is_read_from_a_file(tmp_path: Path) -> None:
 # What is wrong: (what is replaced in the good one, by what, the line that the error names, its words)
 
 USERS = "app_users{app_id}"
-FIELDS = "known are name, plugin, collection, database, user_key, time_field, time_unit"
+FIELDS = "known are name, plugin, collection, database, user_key"
 MISTAKES: dict[str, tuple[str, str, int, str]] = {
     "missing field": ("    user_key: uid\n", "", 4, '"user_key" is missing; it names the field that holds the uid'),
     "missing field of the second entry": ("    plugin: surveys\n", "", 11, '"plugin" is missing; it names the plugin'),
@@ -127,7 +127,7 @@ MISTAKES: dict[str, tuple[str, str, int, str]] = {
     "exclude of the user key": ("[group.secret, token]", "[uid]", 4, "exclude: 'uid' cannot be left out"),
     "exclude of a part of it": ("database: other", "exclude: [respondent]", 11, "exclude: 'respondent' cannot be left"),
     "exclude of the id": ("[group.secret, token]", "[_id]", 4, "exclude: '_id' cannot be left out"),
-    "exclude inside another": ("[group.secret, token]", "[group, group.x]", 4, "exclude: 'group.x' lies inside"),
+    "exclude inside another": ("[group.secret, token]", "[group, group.x]", 4, "'group.x' lies inside another"),
     "a word for an entry": (
         "  - name: surveys",
         "  - surveys\n  - name: surveys",

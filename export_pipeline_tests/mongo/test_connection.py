@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 from pymongo import MongoClient, ReadPreference
+from pymongo.errors import (
+    AutoReconnect,
+    CursorNotFound,
+    DocumentTooLarge,
+    ExecutionTimeout,
+    InvalidName,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
 from export_pipeline.errors import BadInputError, MongoUnreachableError, ReadFailedError
-from export_pipeline.mongo.connection import connect
+from export_pipeline.mongo.connection import connect, translate
 from export_pipeline.mongo.embedded import free_port
 from export_pipeline.mongo.snapshot import CollectionId, SnapshotReader, choose_moment
 from export_pipeline_tests.conftest import MakeDatabase
@@ -18,6 +28,7 @@ from export_pipeline_tests.mongo.faults import Sent, fail_point, failing
 Client = MongoClient[dict[str, Any]]
 
 PASSWORD = "hunter2"
+SECRET = "secret-uid"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +94,25 @@ def test_a_missing_right_names_the_collection_and_the_role(
         for read in (reader.raw_batches(source, {}), reader.count_by_value(source, "uid", {})):
             with pytest.raises(ReadFailedError, match=r"^c: not authorized; grant the role 'read'"):
                 list(read)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AutoReconnect(SECRET),
+        ServerSelectionTimeoutError(SECRET),
+        InvalidName(SECRET),
+        DocumentTooLarge(SECRET),
+        ExecutionTimeout(SECRET, 50, {"errmsg": SECRET}),
+        CursorNotFound(SECRET, 43, {"errmsg": SECRET, "codeName": "CursorNotFound"}),
+        *(OperationFailure(SECRET, code, {"errmsg": SECRET}) for code in (8, 13, 18, 123, 239, 246)),
+    ],
+    ids=lambda error: f"{type(error).__name__} {getattr(error, 'code', '')}",
+)
+def test_no_error_of_the_driver_is_passed_on_in_its_own_words(error: PyMongoError) -> None:
+    ours = translate(error, "events")
+    assert str(ours).startswith("events: ")
+    assert SECRET not in str(ours)
 
 
 def test_a_list_of_collections_that_is_refused_is_an_error_and_not_an_empty_list(

@@ -12,6 +12,7 @@ from export_pipeline.demo.data import DemoData
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.names import BATCH_PARTITIONS
 from export_pipeline.packages.verify import MANIFEST
+from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import NewRequest
 from export_pipeline.settings import Settings
 from export_pipeline_tests.orchestration.conftest import RunBatch, metadata_of
@@ -157,6 +158,22 @@ def test_a_batch_that_is_over_is_not_run_again(exporter: Exporter, demo: DemoDat
     again = run_batch.again(first.batch_id)  # type: ignore[attr-defined]
     assert not again.success
     assert exporter.requests.get(request_id) == first
+
+
+def test_a_batch_that_another_run_serves_is_left_to_it(
+    exporter: Exporter, demo: DemoData, run_batch: RunBatch, instance: dg.DagsterInstance
+) -> None:
+    @dg.job
+    def serving() -> None:
+        pass
+
+    request_id = submit(exporter, demo, demo.small_uid)
+    exporter.requests.claim(batch := Batch(new_id(), (request_id,)))
+    exporter.requests.attach_run(
+        batch.id, instance.create_run_for_job(serving, status=dg.DagsterRunStatus.STARTED).run_id
+    )
+    assert not run_batch.again(batch.id).success  # type: ignore[attr-defined]
+    assert exporter.requests.get(request_id).status == "running"
 
 
 def test_there_is_an_asset_per_catalogue_entry_in_its_plugins_group() -> None:
