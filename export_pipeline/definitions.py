@@ -4,6 +4,7 @@ import dagster as dg
 
 from export_pipeline.catalog.load import load_catalog
 from export_pipeline.orchestration.assets import batches, packages_asset, slice_asset
+from export_pipeline.orchestration.checks import catalog_drift, check_catalog, check_catalog_weekly
 from export_pipeline.orchestration.jobs import export_users, request_export
 from export_pipeline.orchestration.resources import EXPORTER, exporter_resource
 from export_pipeline.orchestration.schedules import expire_packages, expire_packages_hourly
@@ -19,9 +20,10 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     catalog = load_catalog((settings or Settings.load()).catalog)
     return dg.Definitions(
         assets=[batches, *(slice_asset(entry) for entry in catalog.entries), packages_asset(catalog)],
-        jobs=[request_export, export_users, expire_packages],
+        asset_checks=[catalog_drift],
+        jobs=[request_export, export_users, expire_packages, check_catalog],
         sensors=[pending_requests, request_reconciler],
-        schedules=[expire_packages_hourly],
+        schedules=[expire_packages_hourly, check_catalog_weekly],
         resources={EXPORTER: exporter_resource(settings)},
     )
 

@@ -3,6 +3,7 @@
 Each step can run twice: a plan and finished slices are taken up, a published package is not published again.
 """
 
+import json
 import logging
 import shutil
 import time
@@ -15,6 +16,7 @@ from typing import Self
 
 from pymongo import MongoClient
 
+from export_pipeline.catalog.drift import DEFAULT_BUDGET, Budget, DriftReport, check_drift
 from export_pipeline.catalog.load import load_catalog
 from export_pipeline.catalog.model import LoadedCatalog
 from export_pipeline.catalog.narrowing import chosen_entries
@@ -38,6 +40,9 @@ log = logging.getLogger(__name__)
 
 PLAN_IS_FRESH = timedelta(minutes=4)
 """For how long a stored plan may still be read at: the server keeps 5 minutes of history by default."""
+
+SEEN_FIELDS = "catalog/seen-fields.json"
+"""Which fields the drift check has seen, by entry: names alone, no values."""
 
 PROGRESS_EVERY = 1.0
 """Seconds between two notes of a request's progress."""
@@ -127,6 +132,18 @@ class Exporter:
         for error in unplanned.values():
             raise error
         return estimate(self.client, self.settings, self.catalog, plan)
+
+    def check_catalog(self, budget: Budget = DEFAULT_BUDGET, apps: Sequence[str] | None = None) -> DriftReport:
+        """Compare the catalogue with the database; the fields seen are remembered for the next check."""
+        seen: dict[str, list[str]] = {}
+        if self.storage.exists(SEEN_FIELDS):
+            with self.storage.open(SEEN_FIELDS) as file:
+                seen = json.loads(file.read())
+        report, seen_now = check_drift(self.client, self.settings, self.catalog, seen, budget, apps)
+        with self.storage.create(SEEN_FIELDS) as pending:
+            pending.write(json.dumps(seen_now).encode())
+            pending.commit()
+        return report
 
     def plan(self, batch_id: str) -> BatchPlan:
         """Plan the batch's running requests, or take up the plan that a former run made a moment ago.

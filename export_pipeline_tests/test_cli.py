@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from export_pipeline.cli import main
+from export_pipeline.cli.catalog import catalog
 from export_pipeline.demo.data import DemoData
 from export_pipeline.exporter import Exporter
 from export_pipeline.requests.models import NewRequest
@@ -136,11 +137,56 @@ def test_settings_lists_each_variable_and_hides_secrets(run: Any, monkeypatch: p
 
 
 def test_every_command_has_help() -> None:
-    for name, command in main.commands.items():
-        result = CliRunner().invoke(main, [name, "--help"])
+    commands = {(name,): command for name, command in main.commands.items()}
+    commands |= {("catalog", name): command for name, command in catalog.commands.items()}
+    for words, command in commands.items():
+        result = CliRunner().invoke(main, [*words, "--help"])
         assert result.exit_code == 0
         assert command.help
         assert "Usage:" in result.output
+
+
+def test_catalog_import_prints_entries_and_refusals(run: Any, tmp_path: Path) -> None:
+    commands = ["mongoexport -d countly -c pushes_app1 -q '{uid: \"1a\"}'", "mongoexport -d countly -c all_app1"]
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    result = json.loads(run("catalog", "import", str(tmp_path / "commands.json"), "--app", "app1", "--json").stdout)
+    assert result["entries"] == [
+        {"index": 0, "database": "countly", "collection": "pushes_{app_id}", "user_key": "uid"}
+    ]
+    assert [refusal["index"] for refusal in result["refused"]] == [1]
+    assert "no selector on a user" in result["refused"][0]["reason"]
+
+
+def test_an_imported_catalogue_can_be_exported_with(
+    run: Any, demo: DemoData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = demo.app_ids[0]
+    (tmp_path / "lines").write_text(
+        f"mongoexport --db countly --collection app_users{app} -q '{{uid: {{$in: [\"x\"]}}}}'\n"
+        f'mongoexport -d countly_drill -c drill_events{app} -q \'{{"uid":"x"}}\'\n'
+    )
+    (tmp_path / "mine.yaml").write_text(run("catalog", "import", str(tmp_path / "lines"), "--app", app).stdout)
+    monkeypatch.setenv("EXPORT_PIPELINE_CATALOG", str(tmp_path / "mine.yaml"))
+    output = tmp_path / "me.json"
+    run("export", "--app", app, "--uid", demo.small_uid, "--output", str(output))
+    assert {item["_col"] for item in json.loads(output.read_bytes())} == {f"app_users{app}", f"drill_events{app}"}
+
+
+def test_catalog_check_finds_nothing_amiss_in_the_demo(run: Any, demo: DemoData) -> None:
+    report = json.loads(run("catalog", "check", "--json").stdout)
+    assert report["findings"] == []
+    assert report["complete"]
+
+
+def test_catalog_check_fails_when_its_budget_does_not_last(run: Any, demo: DemoData) -> None:
+    assert "skipped, the budget is used up" in run("catalog", "check", "--documents", "0", exit_code=1).stdout
+
+
+def test_a_request_for_several_apps_is_one_request_each(run: Any, demo: DemoData) -> None:
+    apps = [word for app_id in demo.app_ids for word in ("--app", app_id)]
+    ids = run("request", *apps, "--person", '{"uid": "1a2"}').stdout.split()
+    rows = [json.loads(run("status", export_id, "--json").stdout) for export_id in ids]
+    assert [row["app_id"] for row in rows] == list(demo.app_ids)
 
 
 def test_an_unreachable_mongodb_is_said_within_ten_seconds(settings: Settings, tmp_path: Path) -> None:

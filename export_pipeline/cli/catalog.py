@@ -2,15 +2,19 @@
 
 import json
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import BinaryIO
 
 import click
 import yaml
 
+from export_pipeline.catalog.drift import DEFAULT_BUDGET, Budget
 from export_pipeline.catalog.mongoexport import ImportedEntry, import_commands, read_commands
 from export_pipeline.cli.options import json_option
 from export_pipeline.errors import BadInputError
+from export_pipeline.settings import Settings
 
 
 @click.group()
@@ -45,6 +49,35 @@ def import_(file: BinaryIO, app_id: str, as_json: bool) -> None:
         click.echo(entries_as_yaml(result.entries), nl=False)
         for refusal in refused:
             click.echo(f"command {refusal['index']} is refused: {refusal['reason']}", err=True)
+
+
+@catalog.command()
+@click.option("--app", "apps", multiple=True, metavar="APP", help="Only this app; may be repeated. All, if left out.")
+@click.option("--seconds", default=DEFAULT_BUDGET.seconds, show_default=True, help="The most time to take.")
+@click.option("--documents", default=DEFAULT_BUDGET.documents, show_default=True, help="The most documents to sample.")
+@json_option
+def check(apps: Sequence[str], seconds: float, documents: int, as_json: bool) -> None:
+    """Compare the catalogue with the database: what an export would miss, or no longer finds.
+
+    Samples within a budget. The exit code is 1 where there is a finding, or where the budget did not last.
+    """
+    from export_pipeline.exporter import Exporter
+
+    with Exporter(Settings.load()) as exporter:
+        report = exporter.check_catalog(Budget(seconds, documents), list(apps) or None)
+    if as_json:
+        click.echo(report.model_dump_json())
+    else:
+        for finding in report.findings:
+            where = f"{finding.database}.{finding.collection}" + (f" field {finding.field}" if finding.field else "")
+            click.echo(f"{finding.kind}: {where}\n  {finding.detail}")
+        click.echo(
+            f"{len(report.findings)} findings; {report.collections} collections of {report.apps} apps looked at, "
+            f"{report.documents:,} documents sampled in {report.seconds:.1f} s"
+            + ("" if report.complete else f"; {report.skipped} collections skipped, the budget is used up")
+        )
+    if report.findings or not report.complete:
+        sys.exit(1)
 
 
 def entries_as_yaml(entries: list[ImportedEntry]) -> str:

@@ -1,6 +1,7 @@
 """Checking a package by reading it back: what the file holds against what its manifest says. Needs no database."""
 
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
@@ -64,8 +65,10 @@ def _verify(file: BinaryIO, manifest: Manifest) -> None:
         raise IncompleteError("the manifest itself says that fewer or more documents were written than expected")
     if (written, written) != (manifest.totals.documents_written, manifest.totals.documents_expected):
         raise IncompleteError("the manifest's totals are not the sum of its collections")
+    size = file.seek(0, os.SEEK_END)
     for report in reports:
-        if sha256_of(file, report.offset, report.bytes) != report.sha256:
+        lies_inside = 0 <= report.offset <= report.offset + report.bytes <= size
+        if not lies_inside or sha256_of(file, report.offset, report.bytes) != report.sha256:
             raise IncompleteError(f"the bytes of {report.collection} are not those that were written")
     if sha256_of(file) != manifest.file.sha256 or file.tell() != manifest.file.bytes:
         raise IncompleteError("the file is not the one that was written: its size or its SHA-256 differs")

@@ -102,8 +102,8 @@ class Redactor:
     def __init__(self, exclude: Sequence[str], masks: Mapping[str, Mask], key: bytes) -> None:
         rules: dict[str, Mask | None] = {**masks, **dict.fromkeys(exclude)}
         self._targets: dict[bytes, _Target] = {}
-        # Shorter paths come first and are not overwritten: of two rules, one inside the other, the outer is applied.
-        for path, mask in sorted(rules.items(), key=lambda rule: len(rule[0])):
+        # Of two rules, one inside the other, the outer is applied: it takes the place of what leads to the inner one.
+        for path, mask in rules.items():
             targets = self._targets
             *outer, last = (part.encode() for part in path.split("."))
             for part in outer:
@@ -189,7 +189,7 @@ def _elements(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int
     position = start + 4
     while position < last:
         kind = data[position]
-        value = data.index(0, position + 1, last) + 1
+        value = data.index(0, position) + 1
         stop = _value_end(data, kind, value)
         if stop > last:
             raise ValueError

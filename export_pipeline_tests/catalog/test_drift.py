@@ -149,7 +149,8 @@ def test_two_samples_of_many_people_need_not_meet(client: Client, make_database:
         ([{"_id": f"2026-{number}", uid: {"seen": True}} for number, uid in enumerate(UIDS)], "*"),
         ([{"by_day": {f"2026-11-{day:02}": {"uid": UIDS[day]} for day in range(1, 20)}}], "by_day.*.uid"),
         ([{"uid": UIDS[0]}], "uid"),
-        ([{"people": [UIDS[0], "somebody else", "and another"]}, {"people": []}], None),
+        ([{"people": [*UIDS[:3], "somebody else", "and another"]}, {"people": []}], "people"),
+        ([{"people": [*UIDS[:2], "somebody else", "and another", "and more"]}], None),
     ],
 )
 def test_wherever_uids_are_they_are_found(
@@ -473,6 +474,14 @@ def test_fields_are_names_and_keys_are_not() -> None:
     assert sorted(path for path, _ in without_keys(level, nobody).paths()) == [
         *("_id", "by", "by.*", "by.*.n", "d", "d.*", "line2", "total")
     ]
+
+
+def test_a_short_uid_may_be_a_fields_name_too_unless_few_documents_have_it() -> None:
+    level = Field()
+    for number in range(10):
+        level.look_at({"_id": number, "ls": 1, "count": 2, **({"ada": 1} if number == 3 else {})})
+    shown = without_keys(level, Uids(frozenset({"ls", "ada", "bob"}), usual_length=3))
+    assert sorted(path for path, _ in shown.paths()) == ["*", "_id", "count", "ls"]
 
 
 def test_a_report_survives_json() -> None:
