@@ -115,7 +115,7 @@ class Exporter:
     def check(self, new: NewRequest) -> None:
         """Raise BadInputError for what the formats or the catalogue do not allow."""
         find_format(new.format)
-        write_options(new.json_mode)
+        write_options(new.options)
         chosen_entries(new.narrowing, self.catalog)
         if new.person is not None:
             if self.catalog.identity is None:

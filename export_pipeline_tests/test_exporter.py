@@ -216,7 +216,7 @@ def test_a_slice_that_lost_a_document_fails_the_request(small: Exporter, tmp_pat
 def test_a_file_that_changes_on_the_way_to_the_disk_is_not_published(
     small: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose_a_line(self: Any, sink: Any, options: Any) -> Any:
+    def lose_a_line(self: Any, sink: Any, options: Any, survey: Any) -> Any:
         writer = FORMATS["jsonl"].writer(sink, options)
         original, writer.write = (
             writer.write,

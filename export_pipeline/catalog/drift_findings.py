@@ -61,7 +61,7 @@ def absent_collections(listing: Listing, claims: Claims, places: Iterable[Place]
     found = {place.entry.name for place in places if place.entry}
     for entry in claims.catalog.entries:
         database = claims.database_of(entry)
-        if entry.name not in found :
+        if entry.name not in found and database in listing:
             yield Finding(
                 kind="collection_matches_nothing",
                 database=database,

@@ -49,6 +49,9 @@ def _checked_not_empty(entries: "tuple[Entry, ...]") -> "tuple[Entry, ...]":
     return entries
 
 
+Mask = Literal["hash", "last4", "drop"]
+"""How other people's data is made unreadable; ``slices.redact`` says what each does."""
+
 Name = Annotated[str, AfterValidator(_checked_name)]
 FieldPath = Annotated[str, AfterValidator(_checked_path)]
 
@@ -82,7 +85,7 @@ class Entry(BaseModel):
     source: str | None = Field(None, description="it says where the data comes from, in a person's words")
     portable: bool = Field(True, description="it says whether the person provided the data or was observed in it")
     exclude: tuple[FieldPath, ...] = Field((), strict=False, description="it lists the fields that never leave")
-    mask: dict[FieldPath, Literal["hash", "last4", "drop"]] = Field(
+    mask: dict[FieldPath, Mask] = Field(
         {}, description="it says how to mask other people's data, by field: hash, last4 or drop"
     )
 

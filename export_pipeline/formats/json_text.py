@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 from export_pipeline.errors import IncompleteError
 from export_pipeline.formats.extended_json import encode_batch
-from export_pipeline.formats.protocol import Sink, WriteOptions
+from export_pipeline.formats.protocol import Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece
 
 _TAG = b'{"_col":"'
@@ -45,7 +45,10 @@ class JsonArray:
     extension = "json"
     media_type = "application/json"
 
-    def writer(self, sink: Sink, options: WriteOptions) -> _TextWriter:
+    def survey(self, options: WriteOptions) -> None:
+        """See ``Format.survey``: none is needed."""
+
+    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _TextWriter:  # noqa: ARG002
         """See ``Format.writer``."""
         return _TextWriter(sink, options, b"[\n", b",\n", b"]\n")
 
@@ -74,7 +77,10 @@ class JsonLines:
     extension = "jsonl"
     media_type = "application/x-ndjson"
 
-    def writer(self, sink: Sink, options: WriteOptions) -> _TextWriter:
+    def survey(self, options: WriteOptions) -> None:
+        """See ``Format.survey``: none is needed."""
+
+    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _TextWriter:  # noqa: ARG002
         """See ``Format.writer``."""
         return _TextWriter(sink, options, b"", b"\n", b"")
 
@@ -85,6 +91,7 @@ class JsonLines:
 
 def _collection(line: bytes, ending: bytes) -> str:
     """Return the tag of a document's line; a collection's name holds nothing that JSON escapes."""
-    if not line.startswith(_TAG) or not line.endswith(ending):
+    quote = line.find(b'"', len(_TAG))
+    if not line.startswith(_TAG) or not line.endswith(ending) or quote < 0:
         raise IncompleteError("a line is not one tagged document")
-    return line[len(_TAG) : line.index(b'"', len(_TAG))].decode()
+    return line[len(_TAG) : quote].decode(errors="replace")

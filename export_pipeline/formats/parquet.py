@@ -10,7 +10,7 @@ from bson import ObjectId, encode
 
 from export_pipeline.errors import IncompleteError
 from export_pipeline.formats.extended_json import encode_document, encode_documents
-from export_pipeline.formats.protocol import Sink, WriteOptions
+from export_pipeline.formats.protocol import Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece, documents, view
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ class Parquet:
     extension = "parquet"
     media_type = "application/vnd.apache.parquet"
 
-    def writer(self, sink: Sink, options: WriteOptions) -> _ParquetWriter:  # noqa: ARG002  # no choices here
+    def survey(self, options: WriteOptions) -> None:
+        """See ``Format.survey``: none is needed."""
+
+    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _ParquetWriter:  # noqa: ARG002
         """See ``Format.writer``."""
         return _ParquetWriter(sink)
 
@@ -83,7 +86,7 @@ class Parquet:
             table = parquet.ParquetFile(file)
             for number in range(table.num_row_groups):  # one at a time: iterating over batches reads far ahead
                 found.update(_count_tags(table.read_row_group(number, use_threads=False).column("_col")))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:  # the last where there is no tag
             raise IncompleteError(f"the file is not Parquet to its end ({type(error).__name__})") from None
         return found
 

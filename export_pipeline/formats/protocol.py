@@ -4,8 +4,9 @@ To add one: a module with a class like this, and a row in ``registry.FORMATS``.
 """
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import BinaryIO, Protocol
+
+from pydantic import BaseModel, ConfigDict
 
 from export_pipeline.formats.extended_json import Mode
 from export_pipeline.mongo.bson_stream import Piece
@@ -18,15 +19,30 @@ class Sink(Protocol):
         """Append ``data``."""
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
+class WriteOptions(BaseModel):
     """What a request may choose about its file."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
     json_mode: Mode = "relaxed"
+    """For JSON: relaxed is easy to read, canonical keeps every BSON type."""
+    lossless: bool = True
+    """For Parquet: whether the column ``_doc`` holds each whole document."""
+    dotted: bool = False
+    """For CSV and Excel: whether the fields of embedded documents, one level deep, get columns of their own."""
+    formulas: bool = False
+    """For CSV: whether cells that a spreadsheet would run as a formula stay as they are."""
+
+
+class Survey(Protocol):
+    """A first look at all documents, for a format that must know their fields before it writes the first."""
+
+    def see(self, collection: str, piece: Piece) -> None:
+        """Take note of documents of ``collection``. What is kept must not grow with their number."""
 
 
 class Writer(Protocol):
-    """Writes one file. Documents come collection by collection."""
+    """Writes one file. Documents come collection by collection, as a survey saw them."""
 
     def write(self, collection: str, piece: Piece) -> int:
         """Write documents of ``collection``; return how many had to have a field of their own called _col renamed."""
@@ -45,7 +61,10 @@ class Format(Protocol):
     extension: str
     media_type: str
 
-    def writer(self, sink: Sink, options: WriteOptions) -> Writer:
+    def survey(self, options: WriteOptions) -> Survey | None:
+        """Return a survey to be shown all documents before ``writer`` is asked for; None where none is needed."""
+
+    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> Writer:
         """Begin a file."""
 
     def count(self, file: BinaryIO) -> Counter[str]:

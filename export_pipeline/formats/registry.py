@@ -1,6 +1,10 @@
 """The table of formats, and the check of what a request asks of one."""
 
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from export_pipeline.errors import BadInputError
 from export_pipeline.formats.extended_json import Mode
@@ -19,10 +23,18 @@ def find_format(name: object) -> Format:
     return FORMATS[name]
 
 
-def write_options(json_mode: object) -> WriteOptions:
-    """Return checked options. Raises BadInputError."""
-    if json_mode == "relaxed":
-        return WriteOptions(json_mode="relaxed")
-    if json_mode == "canonical":
-        return WriteOptions(json_mode="canonical")
-    raise BadInputError(f"json mode: {json_mode!r} is unknown; known are {', '.join(JSON_MODES)}")
+def write_options(given: Mapping[str, Any]) -> WriteOptions:
+    """Return a request's options as checked ones. Raises BadInputError that names the option and what it takes."""
+    try:
+        return WriteOptions.model_validate({name: value for name, value in given.items() if name != "format"})
+    except ValidationError as error:
+        raise BadInputError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(error: ErrorDetails) -> str:
+    name = str(error["loc"][0])
+    if name == "json_mode":
+        return f"json mode: {error['input']!r} is unknown; known are {', '.join(JSON_MODES)}"
+    if name not in WriteOptions.model_fields:
+        return f"option {name!r} is unknown; known are {', '.join(WriteOptions.model_fields)}"
+    return f"option {name}: {error['msg']}"

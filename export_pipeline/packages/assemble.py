@@ -18,7 +18,7 @@ from bson import json_util
 from export_pipeline.catalog.model import Entry, LoadedCatalog
 from export_pipeline.catalog.narrowing import is_dated
 from export_pipeline.errors import IncompleteError, ReadFailedError
-from export_pipeline.formats.protocol import Format, Writer
+from export_pipeline.formats.protocol import Format, Survey, Writer
 from export_pipeline.formats.registry import find_format, write_options
 from export_pipeline.mongo.bson_stream import view
 from export_pipeline.packages.manifest import (
@@ -77,10 +77,13 @@ def assemble(
     entries = [catalog.entry(collection.name) for collection in plan.collections]
     slices = [_needed_slice(storage, plan, entry) for entry in entries]
     format_ = find_format(request.options["format"])
-    options = write_options(request.options["json_mode"])
+    options = write_options(request.options)
+    survey = format_.survey(options)
+    if survey is not None:
+        _show(survey, storage, plan, request.id, slices)
     with target.create_file() as file:
         sink = _HashingSink(file)
-        writer = format_.writer(sink, options)
+        writer = format_.writer(sink, options, survey)
         reports: list[CollectionReport] = []
         documents_so_far = 0
 
@@ -109,6 +112,14 @@ def _needed_slice(storage: Storage, plan: BatchPlan, entry: Entry) -> SliceIndex
     if index.failure is not None:
         raise CollectionUnreadableError(f"{entry.name}: {index.failure.message}")
     return index
+
+
+def _show(survey: Survey, storage: Storage, plan: BatchPlan, request_id: str, slices: Sequence[SliceIndex]) -> None:
+    for planned, index in zip(plan.collections, slices, strict=True):
+        if planned.source is not None:
+            with open_slice(storage, plan.batch_id, index, request_id) as pieces:
+                for piece in pieces:
+                    survey.see(planned.source.name, piece)
 
 
 def _write_collection(

@@ -40,6 +40,8 @@ class NewRequest:
     narrowing: Narrowing = field(default=EVERYTHING, repr=False)
     person: Mapping[str, Any] | None = field(default=None, repr=False)
     max_users: int = 1
+    file_options: Mapping[str, Any] = field(default_factory=dict)
+    """More about the file; ``formats.protocol.WriteOptions`` has the names."""
 
     def __post_init__(self) -> None:
         check_app_id(self.app_id)
@@ -65,7 +67,7 @@ class NewRequest:
     @property
     def options(self) -> dict[str, Any]:
         """The request's ``options`` column."""
-        return {"format": self.format, "json_mode": self.json_mode}
+        return {**self.file_options, "format": self.format, "json_mode": self.json_mode}
 
 
 @dataclass(frozen=True, slots=True)

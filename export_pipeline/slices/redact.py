@@ -12,12 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class, whatever its name says
-from typing import Literal
 
+from export_pipeline.catalog.model import Mask
 from export_pipeline.errors import IncompleteError
 from export_pipeline.formats.bson_walk import ARRAY, BINARY, CODE_WITH_SCOPE, DOCUMENT, MAX_DEPTH, STRING
-
-Mask = Literal["hash", "last4", "drop"]
 
 _UNDEFINED, _NULL, _REGULAR_EXPRESSION, _INT32, _INT64 = 0x06, 0x0A, 0x0B, 0x10, 0x12
 

@@ -149,8 +149,8 @@ def test_two_samples_of_many_people_need_not_meet(client: Client, make_database:
         ([{"_id": f"2026-{number}", uid: {"seen": True}} for number, uid in enumerate(UIDS)], "*"),
         ([{"by_day": {f"2026-11-{day:02}": {"uid": UIDS[day]} for day in range(1, 20)}}], "by_day.*.uid"),
         ([{"uid": UIDS[0]}], "uid"),
-        ([{"people": [*UIDS[:3], "somebody else", "and another"]}, {"people": []}], "people"),
-        ([{"people": [*UIDS[:2], "somebody else", "and another", "and more"]}], None),
+        ([{"people": [*UIDS[-3:], "somebody else", "and another"]}, {"people": []}], "people"),
+        ([{"people": [*UIDS[-2:], "somebody else", "and another", "and more"]}], None),
     ],
 )
 def test_wherever_uids_are_they_are_found(

@@ -29,7 +29,12 @@ def piece(*documents: dict[str, Any]) -> Piece:
 
 def written(format_: Format, collections: dict[str, list[Piece]], options: WriteOptions | None = None) -> bytes:
     memory = Memory()
-    writer = format_.writer(memory, options or WriteOptions())
+    options = options or WriteOptions()
+    survey = format_.survey(options)
+    for collection, pieces in collections.items() if survey else ():
+        for part in pieces:
+            survey.see(collection, part)
+    writer = format_.writer(memory, options, survey)
     for collection, pieces in collections.items():
         for part in pieces:
             writer.write(collection, part)
@@ -89,4 +94,9 @@ def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize("mode", ["odd", None, 1, "RELAXED"])
 def test_an_unknown_json_mode_is_refused(mode: object) -> None:
     with pytest.raises(BadInputError, match="known are relaxed, canonical"):
-        write_options(mode)
+        write_options({"json_mode": mode})
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(BadInputError, match="option 'colour' is unknown; known are json_mode"):
+        write_options({"colour": "red"})

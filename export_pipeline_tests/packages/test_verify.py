@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import parquet, table
 from pymongo import MongoClient
 
 from export_pipeline.cli import main
@@ -247,6 +247,27 @@ def test_a_removed_line_is_noticed_though_the_hashes_are_made_to_fit(package: Co
     for empty in (2, 3):
         edited(spoiled, "collections", empty, "offset", to=len(content))
     assert refused(spoiled) == "the file read back holds other counts than were written, in eventsx"
+
+
+NOT_OF_THE_FORMAT = {
+    "json": [b"[]", b"[\n", b'[\n{"_col":"}\n]\n', b'[\n{"_col":"x"}\n{"_col":"x"}\n]\n', b'[\n{"_col":"x"},\n]\n'],
+    "jsonl": [b"\n", b'{"_col":"}\n', b'{"_col":"\xff"}\n', b'{"_id":1}\n', b'{"_col":"x"}'],
+    "parquet": [b"PAR1PAR1", b"PAR1\0\0\0\0\0\0\0\0PAR1"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_manifest_that_vouches_for_a_file_of_no_format_is_not_believed(package: CopyPackage, name: str) -> None:
+    forged = edited(package(name), "collections", to=[])
+    for field in ("documents_written", "documents_expected"):
+        edited(forged, "totals", field, to=0)
+    without_tag = forged.with_name("without_tag")
+    parquet.write_table(table({"x": [1]}), without_tag)
+    for content in [*NOT_OF_THE_FORMAT[name], without_tag.read_bytes()]:
+        forged.write_bytes(content)
+        edited(forged, "file", "bytes", to=len(content))
+        edited(forged, "file", "sha256", to=hashlib.sha256(content).hexdigest())
+        refused(forged)
 
 
 @pytest.mark.parametrize("named", ["json", "jsonl", "parquet", "doc", "", "../json"])
