@@ -4,10 +4,10 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from export_pipeline.catalog.model import LoadedCatalog
+from export_pipeline.catalog.model import Entry, LoadedCatalog
 from export_pipeline.errors import ExportPipelineError
 from export_pipeline.mongo.connection import Document, driver_errors
-from export_pipeline.mongo.snapshot import CollectionId
+from export_pipeline.mongo.snapshot import BYTE_FOR_BYTE, CollectionId
 from export_pipeline.settings import Settings
 from export_pipeline.slices.plan import BatchPlan
 from export_pipeline.slices.queries import SliceQueries
@@ -65,13 +65,11 @@ def _estimate_one(
     try:
         size = _average_size(client, planned.source, limit_ms)
         scans = any(_scans(client, planned.source, query.selector, limit_ms) for query in queries.queries[:1])
+        note = _advice(client, planned.source, entry) if scans else None
     except ExportPipelineError as error:
         return EstimatedCollection(
             name=name, collection=collection, outcome="present", documents=documents, note=str(error)
         )
-    advice = f'every document is read; create an index: db.{collection}.createIndex({{"{entry.user_key}": 1}})'
-    if entry.hook is not None:
-        advice = "every document is read; create an index on the fields that the hook selects by"
     return EstimatedCollection(
         name=name,
         collection=collection,
@@ -79,7 +77,7 @@ def _estimate_one(
         documents=documents,
         bytes=documents * size,
         full_scan=scans,
-        note=advice if scans else None,
+        note=note,
     )
 
 
@@ -95,11 +93,21 @@ def _average_size(client: MongoClient[Document], source: CollectionId, limit_ms:
 
 def _scans(client: MongoClient[Document], source: CollectionId, selector: Document, limit_ms: int) -> bool:
     """Tell whether the server would read the whole collection for this query, from its own plan."""
+    # Read as the slice is: an index of the collection's own collation serves no query that compares byte for byte.
+    query = {"find": source.name, "filter": selector, "collation": BYTE_FOR_BYTE.document}
     with driver_errors(source.name):
-        explained = client[source.database].command(
-            "explain", {"find": source.name, "filter": selector}, verbosity="queryPlanner", maxTimeMS=limit_ms
-        )
+        explained = client[source.database].command("explain", query, verbosity="queryPlanner", maxTimeMS=limit_ms)
     return "COLLSCAN" in set(_stages(explained.get("queryPlanner", explained)))
+
+
+def _advice(client: MongoClient[Document], source: CollectionId, entry: Entry) -> str:
+    if entry.hook is not None:
+        return "every document is read; create an index on the fields that the hook selects by"
+    with driver_errors(source.name):
+        has_collation = "collation" in client[source.database][source.name].options()
+    # There it may have an index of these keys, and so of their usual name, that follows its own collation.
+    options = ', {"name": "exports", "collation": {"locale": "simple"}}' if has_collation else ""
+    return f'every document is read; create an index: db.{source.name}.createIndex({{"{entry.user_key}": 1}}{options})'
 
 
 def _stages(plan: Any) -> list[str]:

@@ -149,6 +149,7 @@ def test_two_samples_of_many_people_need_not_meet(client: Client, make_database:
         ([{"_id": f"2026-{number}", uid: {"seen": True}} for number, uid in enumerate(UIDS)], "*"),
         ([{"by_day": {f"2026-11-{day:02}": {"uid": UIDS[day]} for day in range(1, 20)}}], "by_day.*.uid"),
         ([{"uid": UIDS[0]}], "uid"),
+        ([{"person": UIDS[-1]}], None),
         ([{"people": [*UIDS[-3:], "somebody else", "and another"]}, {"people": []}], "people"),
         ([{"people": [*UIDS[-2:], "somebody else", "and another", "and more"]}], None),
     ],
@@ -315,6 +316,17 @@ def test_a_small_budget_is_shared_out_and_kept(client: Client, demo_settings: Se
     assert (less.documents, less.complete) == (10, False)
     assert less.collections + less.skipped == whole.collections
     assert less.budget == Budget(documents=10)
+
+
+def test_one_document_of_many_is_no_proof_but_is_remembered(client: Client, make_database: MakeDatabase) -> None:
+    settings = make_database(
+        {f"app_users{APP}": PEOPLE, f"notes{APP}": [{"text": str(number)} for number in range(50)]}
+    )
+    catalog = catalog_of(USERS, NOTES)
+    report, seen = check_drift(client, settings, catalog, {}, budget=Budget(documents=2))
+    assert (report.findings, report.documents) == ((), 2)
+    assert seen == {"users": ["_id", "did", "name", "uid"], "notes": ["_id", "text"]}
+    assert len(check_drift(client, settings, catalog, {})[0].findings) == 1
 
 
 def test_every_query_has_a_limit_on_the_server(mongo_uri: str, demo_settings: Settings) -> None:
