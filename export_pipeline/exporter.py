@@ -16,7 +16,7 @@ from typing import Self
 
 from pymongo import MongoClient
 
-from export_pipeline.catalog.drift import DEFAULT_BUDGET, Budget, DriftReport, check_drift
+from export_pipeline.catalog.drift.check import DEFAULT_BUDGET, Budget, DriftReport, check_drift
 from export_pipeline.catalog.load import load_catalog
 from export_pipeline.catalog.model import LoadedCatalog
 from export_pipeline.catalog.narrowing import chosen_entries

@@ -10,8 +10,8 @@ from typing import BinaryIO
 import click
 import yaml
 
-from export_pipeline.catalog.drift import DEFAULT_BUDGET, Budget
-from export_pipeline.catalog.mongoexport import ImportedEntry, import_commands, read_commands
+from export_pipeline.catalog.drift.check import DEFAULT_BUDGET, Budget
+from export_pipeline.catalog.importing.mongoexport import ImportedEntry, import_commands, read_commands
 from export_pipeline.cli.options import json_option
 from export_pipeline.errors import BadInputError
 from export_pipeline.settings import Settings

@@ -5,9 +5,12 @@ The operators mean what MongoDB's manual says under "Comparison Query Operators"
 
 import json
 import math
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+import bson
 from bson import ObjectId, json_util
 from bson.decimal128 import Decimal128
 from bson.errors import BSONError
@@ -24,6 +27,9 @@ _LONGEST_PATH = 200
 _MOST_CONDITIONS = 50
 _MOST_VALUES = 1000
 _LONGEST_TEXT = 4096
+_MOST_BYTES = 1 << 20  # a query has 16 MB, most of it for uids
+_OPERATOR = re.compile(r"\$[A-Za-z]{1,30}")
+_PLAIN_PATH = re.compile(r"[\w.-]{1,60}")
 
 
 def checked_filter(given: object, what: str, operators: tuple[str, ...] = OPERATORS) -> Document:
@@ -39,10 +45,13 @@ def checked_filter(given: object, what: str, operators: tuple[str, ...] = OPERAT
         raise BadInputError(f'{what}: expected an object such as {{"field": "value"}}, not {type(given).__name__}')
     if len(given) > _MOST_CONDITIONS:
         raise BadInputError(f"{what}: at most {_MOST_CONDITIONS} conditions are allowed, not {len(given)}")
-    return {
-        checked_path(path, what): _checked_condition(condition, f"{what}, field {path}", operators)
+    checked = {
+        checked_path(path, what): _checked_condition(condition, f"{what}, field {_shown_path(path)}", operators)
         for path, condition in given.items()
     }
+    if len(bson.encode(checked)) > _MOST_BYTES:
+        raise BadInputError(f"{what}: all conditions together may have at most {_MOST_BYTES >> 20} MB")
+    return checked
 
 
 def parse_json(text: str, what: str) -> Any:
@@ -119,13 +128,15 @@ def _checked_value(value: object, what: str) -> Any:
 def _extended_value(value: Mapping[str, Any], what: str) -> Any:
     if not _is_extended(value):
         raise BadInputError(f"{what}: a value must not be an object, except {', '.join(sorted(_EXTENDED))}")
+    ((kind, inner),) = value.items()
     try:
+        # The driver takes more: for null, for instance, it makes up an ObjectId.
+        if not (isinstance(inner, str) or (kind == "$date" and (type(inner) is int or isinstance(inner, Mapping)))):
+            raise TypeError
         parsed = json_util.object_hook(dict(value))
     except (BSONError, ValueError, TypeError, ArithmeticError, AttributeError, KeyError):
-        raise BadInputError(f"{what}: {next(iter(value))} holds no value of its kind") from None
-    if isinstance(parsed, ObjectId | Decimal128):
-        return parsed
-    return parsed if not isinstance(parsed, Mapping | str) else _checked_value(str(parsed), what)
+        raise BadInputError(f"{what}: {kind} holds no value of its kind") from None
+    return parsed if isinstance(parsed, ObjectId | Decimal128 | datetime) else _checked_value(parsed, what)
 
 
 def _is_extended(value: Mapping[Any, Any]) -> bool:
@@ -134,4 +145,9 @@ def _is_extended(value: Mapping[Any, Any]) -> bool:
 
 def _shown(operator: str) -> str:
     """Return an operator as far as it looks like one; what else stands in its place may be data."""
-    return operator if operator[1:].isalnum() and len(operator) < 30 else "given"
+    return operator if _OPERATOR.fullmatch(operator) else "given"
+
+
+def _shown_path(path: str) -> str:
+    """Return a field's path as far as it looks like one."""
+    return path if _PLAIN_PATH.fullmatch(path) else "of that name"

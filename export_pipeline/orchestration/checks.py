@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from export_pipeline.catalog.drift import DriftReport
+from export_pipeline.catalog.drift.check import DriftReport
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.names import BATCHES
 from export_pipeline.orchestration.resources import lasting_failures

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from itertools import count
-from pathlib import Path
 from struct import pack
 from typing import Any
 
@@ -24,10 +23,11 @@ from export_pipeline.formats.extended_json import (
     encode_documents,
     encode_value,
 )
+from export_pipeline_tests.conftest import SHARED_DATA
 from export_pipeline_tests.formats import raw_bson
 from export_pipeline_tests.formats.raw_bson import Element, binary, code_with_scope, date, document, double, string
 
-CORPUS = Path(__file__).parents[3] / "shared" / "data" / "bson-corpus"
+CORPUS = SHARED_DATA / "bson-corpus"
 MODES: tuple[Mode, ...] = ("relaxed", "canonical")
 TAG = '"_col":"events"'
 OID = bytes(range(12))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from export_pipeline.catalog.shell_words import split_commands
+from export_pipeline.catalog.importing.shell_words import split_commands
 from export_pipeline.errors import BadInputError
 
 

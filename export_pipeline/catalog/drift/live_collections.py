@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pymongo import MongoClient
 
+from export_pipeline.catalog.drift.sampling import Source
 from export_pipeline.catalog.model import APP_ID, Entry, LoadedCatalog
-from export_pipeline.catalog.sampling import Source
 from export_pipeline.mongo.connection import Document, driver_errors
 from export_pipeline.settings import Settings
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 from urllib.parse import unquote
 
-from export_pipeline.catalog.export_options import read_options
-from export_pipeline.catalog.export_program import arguments_in_line, arguments_in_words, is_program
+from export_pipeline.catalog.importing.export_options import read_options
+from export_pipeline.catalog.importing.export_program import arguments_in_line, arguments_in_words, is_program
+from export_pipeline.catalog.importing.query_text import parse_query
+from export_pipeline.catalog.importing.shell_words import UNKNOWN, logical_lines, split_commands
+from export_pipeline.catalog.importing.user_selector import user_key
 from export_pipeline.catalog.model import APP_ID
-from export_pipeline.catalog.query_text import parse_query
-from export_pipeline.catalog.shell_words import UNKNOWN, logical_lines, split_commands
-from export_pipeline.catalog.user_selector import user_key
 from export_pipeline.errors import BadInputError
 
 Command: TypeAlias = object

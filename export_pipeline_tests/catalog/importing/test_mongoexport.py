@@ -3,14 +3,13 @@
 import contextlib
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from export_pipeline.catalog.mongoexport import (
+from export_pipeline.catalog.importing.mongoexport import (
     ImportedEntry,
     ImportResult,
     Refusal,
@@ -18,13 +17,14 @@ from export_pipeline.catalog.mongoexport import (
     read_commands,
 )
 from export_pipeline.errors import BadInputError
+from export_pipeline_tests.conftest import SHARED_DATA
 
 APP = "63ef551128bad91a3c11d3e7"
 QUERY = '{"uid":{"$in":["1a","1b"]}}'
 USERS = f"app_users{APP}"
 LINE = f"mongoexport -d countly -c {USERS} -q '{QUERY}'"
 BASE = ["--db", "countly", "--collection", USERS]
-FIXTURE = Path(__file__).parents[3] / "shared" / "data" / "mongoexport-commands.json"
+FIXTURE = SHARED_DATA / "mongoexport-commands.json"
 
 
 def run(command: object, app_id: str = APP) -> ImportedEntry | Refusal:

@@ -10,9 +10,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from export_pipeline.catalog.live_collections import Claims, Listing, Place
+from export_pipeline.catalog.drift.live_collections import Claims, Listing, Place
+from export_pipeline.catalog.drift.sampled_fields import ANY, Field
 from export_pipeline.catalog.model import APP_ID, Entry
-from export_pipeline.catalog.sampled_fields import ANY, Field
 
 MOST_FIELDS = 300
 MOST_LEVELS = 3

@@ -13,7 +13,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import ExecutionTimeout
 
-from export_pipeline.catalog.sampled_fields import LONGEST_UID, Uids, strings_at
+from export_pipeline.catalog.drift.sampled_fields import LONGEST_UID, Uids, strings_at
 from export_pipeline.mongo.bson_stream import ANYTHING
 from export_pipeline.mongo.connection import Document, driver_errors
 from export_pipeline.mongo.snapshot import BYTE_FOR_BYTE

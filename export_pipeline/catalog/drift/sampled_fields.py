@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from export_pipeline.catalog.user_selector import USER_KEYS
+from export_pipeline.catalog.importing.user_selector import USER_KEYS
 
 ANY = "*"
 

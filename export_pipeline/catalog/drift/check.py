@@ -13,7 +13,7 @@ from time import monotonic
 from pydantic import BaseModel, ConfigDict
 from pymongo import MongoClient
 
-from export_pipeline.catalog.drift_findings import (
+from export_pipeline.catalog.drift.findings import (
     ENOUGH_DOCUMENTS,
     Finding,
     KeyCheck,
@@ -26,9 +26,15 @@ from export_pipeline.catalog.drift_findings import (
     new_fields,
     unclaimed,
 )
-from export_pipeline.catalog.live_collections import Claims, Listing, Place, apps_among, list_collections, sort_out
-from export_pipeline.catalog.model import APP_ID, LoadedCatalog
-from export_pipeline.catalog.sampled_fields import (
+from export_pipeline.catalog.drift.live_collections import (
+    Claims,
+    Listing,
+    Place,
+    apps_among,
+    list_collections,
+    sort_out,
+)
+from export_pipeline.catalog.drift.sampled_fields import (
     ANY,
     MOST_STRINGS,
     Field,
@@ -36,7 +42,8 @@ from export_pipeline.catalog.sampled_fields import (
     strings_at,
     without_keys,
 )
-from export_pipeline.catalog.sampling import UNKNOWN_SIZE, BoundedReader, KnownUids, NotInBudgetError, Source
+from export_pipeline.catalog.drift.sampling import UNKNOWN_SIZE, BoundedReader, KnownUids, NotInBudgetError, Source
+from export_pipeline.catalog.model import APP_ID, LoadedCatalog
 from export_pipeline.errors import ExportPipelineError, MongoUnreachableError
 from export_pipeline.mongo.connection import Document
 from export_pipeline.settings import Settings

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NoReturn
 
-from export_pipeline.catalog.query_text import parse_prefix
-from export_pipeline.catalog.shell_words import UNKNOWN, split_commands
-from export_pipeline.catalog.user_selector import speakable
+from export_pipeline.catalog.importing.query_text import parse_prefix
+from export_pipeline.catalog.importing.shell_words import UNKNOWN, split_commands
+from export_pipeline.catalog.importing.user_selector import speakable
 from export_pipeline.errors import BadInputError
 
 # Options of all versions since 2.2, and the tls ones that Countly passes on.

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo import MongoClient
 
-from export_pipeline.catalog.drift import Budget, DriftReport, Finding, check_drift, known_apps
-from export_pipeline.catalog.drift_findings import fields_seen, new_fields
-from export_pipeline.catalog.live_collections import Claims, apps_among
+from export_pipeline.catalog.drift.check import Budget, DriftReport, Finding, check_drift, known_apps
+from export_pipeline.catalog.drift.findings import fields_seen, new_fields
+from export_pipeline.catalog.drift.live_collections import Claims, apps_among
+from export_pipeline.catalog.drift.sampled_fields import Field, Uids, fields_with_uids, without_keys
+from export_pipeline.catalog.drift.sampling import Source
 from export_pipeline.catalog.load import load_catalog, parse_catalog
 from export_pipeline.catalog.model import LoadedCatalog
-from export_pipeline.catalog.sampled_fields import Field, Uids, fields_with_uids, without_keys
-from export_pipeline.catalog.sampling import Source
 from export_pipeline.demo.data import DemoData
 from export_pipeline.errors import MongoUnreachableError
 from export_pipeline.mongo.connection import connect

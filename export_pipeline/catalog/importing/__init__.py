@@ -1,0 +1,1 @@
+"""Catalogue entries from the mongoexport commands that plugins already have."""
