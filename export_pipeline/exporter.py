@@ -5,12 +5,10 @@ Each step can run twice: a plan and finished slices are taken up, a published pa
 
 import json
 import logging
-import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -20,13 +18,14 @@ from export_pipeline.catalog.drift.check import DEFAULT_BUDGET, Budget, DriftRep
 from export_pipeline.catalog.load import load_catalog
 from export_pipeline.catalog.model import LoadedCatalog
 from export_pipeline.catalog.narrowing import chosen_entries
-from export_pipeline.errors import BadInputError, ExportPipelineError, IncompleteError, StaleRequestError
+from export_pipeline.errors import BadInputError, ExportPipelineError, StaleRequestError, StorageError
 from export_pipeline.formats.registry import find_format, write_options
 from export_pipeline.mongo.connection import Document, SnapshotTooOldError, connect
-from export_pipeline.packages.assemble import Target, assemble
+from export_pipeline.packages.assemble import assemble
 from export_pipeline.packages.manifest import Manifest
-from export_pipeline.packages.verify import MANIFEST, manifest_path, sha256_of
+from export_pipeline.packages.publish import copy_package, local_target, package_folder, published, storage_target
 from export_pipeline.requests.models import NewRequest, Request
+from export_pipeline.requests.progress import Progress
 from export_pipeline.requests.store import RequestStore
 from export_pipeline.settings import Settings
 from export_pipeline.slices.estimate import Estimate, estimate
@@ -34,7 +33,7 @@ from export_pipeline.slices.identity import checked_person
 from export_pipeline.slices.plan import BatchPlan, Wanted, load_plan, make_plan, plan_key, store_plan
 from export_pipeline.slices.read import OnRead, read_slice
 from export_pipeline.slices.slice_file import SliceIndex, load_index
-from export_pipeline.storage import Storage, create_file, open_storage
+from export_pipeline.storage import Storage, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +42,6 @@ PLAN_IS_FRESH = timedelta(minutes=4)
 
 SEEN_FIELDS = "catalog/seen-fields.json"
 """Which fields the drift check has seen, by entry: names alone, no values."""
-
-PROGRESS_EVERY = 1.0
-"""Seconds between two notes of a request's progress."""
 
 
 class InterruptedExportError(ExportPipelineError):
@@ -211,8 +207,15 @@ class Exporter:
         fails does not fail its neighbours. One that is not running any more is left alone. Where the server no longer
         has the plan's moment, the batch starts over once, at a new one.
         """
-        if plan.restarts == 0 and self._has_aged_out(plan):
-            plan = self._start_over(plan)
+        running = [request for request in self.requests.of_batch(plan.batch_id) if request.status == "running"]
+        if running and plan.restarts == 0 and self._has_aged_out(plan):
+            try:
+                plan = self._start_over(plan, running)
+            except ExportPipelineError as error:
+                for request in running:
+                    self._fail(request.id, plan.batch_id, error)
+                    yield Outcome(request.id, None, error)
+                return
         for request in self.requests.of_batch(plan.batch_id):
             if request.status != "running" or request.id not in plan.people:
                 continue
@@ -221,11 +224,13 @@ class Exporter:
             except StaleRequestError:
                 log.warning("request %s was moved on while it was packaged; its package is dropped", request.id)
             except ExportPipelineError as error:
-                self._fail(request.id, plan.batch_id, error)
+                if self._fail(request.id, plan.batch_id, error):
+                    self._discard_folder(request)
                 yield Outcome(request.id, None, error)
             except Exception as error:  # noqa: BLE001  # one request's surprise must not fail its neighbours
                 internal = InternalError(f"packaging ended with an unexpected {type(error).__name__}; please report it")
-                self._fail(request.id, plan.batch_id, internal)
+                if self._fail(request.id, plan.batch_id, internal):
+                    self._discard_folder(request)
                 yield Outcome(request.id, None, internal)
             else:
                 yield Outcome(request.id, manifest, None)
@@ -234,34 +239,16 @@ class Exporter:
         indexes = [load_index(self.storage, plan.batch_id, collection.name) for collection in plan.collections]
         return any(index and index.failure and index.failure.code == SnapshotTooOldError.code for index in indexes)
 
-    def _start_over(self, plan: BatchPlan) -> BatchPlan:
+    def _start_over(self, plan: BatchPlan, running: Sequence[Request]) -> BatchPlan:
         log.warning("batch %s: the server no longer has the chosen moment; starting over at a new one", plan.batch_id)
-        running = [request for request in self.requests.of_batch(plan.batch_id) if request.status == "running"]
         plan = self._make_plan(plan.batch_id, running, restarts=plan.restarts + 1)
         for collection in plan.collections:
             self.read_slice(plan, collection.name)
         return plan
 
     def download(self, request: Request, output: Path | None = None) -> Path:
-        """Copy a completed package to ``output``, its manifest beside it; return where the file now is.
-
-        Raises BadInputError unless the request is completed, IncompleteError where the copy is not the package.
-        """
-        if request.status != "completed":
-            raise BadInputError(f"request {request.id} is {request.status}; only a completed one can be downloaded")
-        target = self._target(request)
-        output = output or Path(target.name)
-        if str(target.uri) != request.result_uri:
-            raise BadInputError(f"request {request.id} was written to a file by 'export', not to the storage")
-        folder = package_folder(request)
-        for key, copy_to in ((target.name, output), (MANIFEST, manifest_path(output))):
-            with self.storage.open(f"{folder}/{key}") as source, create_file(copy_to.absolute()) as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
-                with copy.read_back() as written:
-                    if copy_to == output and sha256_of(written) != request.result_sha256:
-                        raise IncompleteError("the package in the storage is not the one that was published")
-                copy.commit()
-        return output
+        """Copy a completed package out of the storage; see ``packages.publish``."""
+        return copy_package(self.storage, request, output)
 
     def discard_slices(self, batch_id: str) -> None:
         """Remove the batch's slices and plan; they hold personal data and have served."""
@@ -273,14 +260,19 @@ class Exporter:
             if request.status == "running":
                 self._fail(request.id, batch_id, error)
 
-    def fail(self, request: Request, error: ExportPipelineError) -> None:
-        """Fail a running request; one that was moved on meanwhile is left alone."""
-        self._fail(request.id, str(request.batch_id), error)
+    def give_up(self, request: Request, error: ExportPipelineError) -> None:
+        """Fail a running request that nobody works on any more, and remove what its run left: it is personal data.
+
+        One that was moved on meanwhile is left alone.
+        """
+        if self._fail(request.id, str(request.batch_id), error):
+            self._discard_folder(request)
+        self.discard_slices(str(request.batch_id))
 
     def expire(self, request: Request) -> None:
-        """Remove a completed request's package and record it."""
-        self.requests.expire(request.id)
+        """Remove a completed request's package and record it, in this order: what is recorded is not tried again."""
         self.storage.delete(package_folder(request))
+        self.requests.expire(request.id)
 
     def run_here(self, request: Request, output: Path | None = None, on_read: OnRead = lambda _: None) -> Manifest:
         """Take a request that was submitted with ``run_here`` through all steps; return its manifest.
@@ -314,8 +306,8 @@ class Exporter:
             self.discard_slices(batch_id)
 
     def _package_one(self, plan: BatchPlan, request: Request, output: Path | None) -> Manifest:
-        target = self._target(request) if output is None else _local_target(output)
-        manifest = self._published(request) if output is None else None
+        target = local_target(output) if output else storage_target(self.storage, request)
+        manifest = None if output else published(self.storage, request)
         if manifest is None:
             progress = Progress(self.requests, request.id, plan.batch_id)
             manifest = assemble(self.storage, self.catalog, plan, request, target, progress, progress.note)
@@ -330,65 +322,17 @@ class Exporter:
         )
         return manifest
 
-    def _target(self, request: Request) -> Target:
-        folder = package_folder(request)
-        name = f"export.{find_format(request.options['format']).extension}"
-        return Target(
-            create_file=partial(self.storage.create, f"{folder}/{name}"),
-            create_manifest=partial(self.storage.create, f"{folder}/{MANIFEST}"),
-            name=name,
-            uri=self.storage.locate(f"{folder}/{name}"),
-        )
-
-    def _published(self, request: Request) -> Manifest | None:
-        """Return the manifest of a package that a former attempt published but did not live to record."""
-        key = f"{package_folder(request)}/{MANIFEST}"
-        if not self.storage.exists(key):
-            return None
-        with self.storage.open(key) as seal:
-            manifest = Manifest.model_validate_json(seal.read())
-        with self.storage.open(f"{package_folder(request)}/{manifest.file.name}") as file:
-            intact = sha256_of(file) == manifest.file.sha256
-        return manifest if intact else None
-
-    def _fail(self, request_id: str, batch_id: str, error: ExportPipelineError) -> None:
+    def _fail(self, request_id: str, batch_id: str, error: ExportPipelineError) -> bool:
         try:
             self.requests.fail(request_id, batch_id, code=error.code, message=str(error))
         except StaleRequestError:
             log.info("request %s was moved on before its failure was recorded", request_id)
+            return False
+        return True
 
-
-class Progress:
-    """Notes a request's progress in its row, at most once a second."""
-
-    def __init__(self, requests: RequestStore, request_id: str, batch_id: str) -> None:
-        self._requests = requests
-        self._ids = (request_id, batch_id)
-        self._next = time.monotonic() + PROGRESS_EVERY
-        self._latest = (0, 0)
-
-    def __call__(self, documents: int, written: int) -> None:
-        """Take note of the documents and bytes so far."""
-        self._latest = (documents, written)
-        if time.monotonic() >= self._next:
-            self.note()
-
-    def note(self) -> None:
-        """Write the latest figures. Raises StaleRequestError if the request does not run in this batch any more."""
-        documents, written = self._latest
-        self._requests.progress(*self._ids, documents_done=documents, bytes_written=written)
-        self._next = time.monotonic() + PROGRESS_EVERY
-
-
-def package_folder(request: Request) -> str:
-    """Return the storage folder of a request's package."""
-    return f"exports/{request.app_id}/{request.id}"
-
-
-def _local_target(output: Path) -> Target:
-    return Target(
-        create_file=partial(create_file, output),
-        create_manifest=partial(create_file, manifest_path(output)),
-        name=output.name,
-        uri=str(output),
-    )
+    def _discard_folder(self, request: Request) -> None:
+        """Remove what a failed attempt left in the request's folder: without its manifest it is no package."""
+        try:
+            self.storage.delete(package_folder(request))
+        except StorageError as error:
+            log.warning("request %s failed, and its folder is still there: %s", request.id, error)

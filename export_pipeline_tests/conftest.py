@@ -23,7 +23,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Where NO_SKIPS is set, as in CI, a skipped test is a failed one: there all servers that tests need must be there."""
+    """Where NO_SKIPS is set, as in CI, a skipped test is a failed one: all that tests need has to be there."""
     report = yield
     if report.skipped and os.environ.get("NO_SKIPS") and SHARED_DATA.exists():
         report.outcome = "failed"

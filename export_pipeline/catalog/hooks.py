@@ -9,7 +9,7 @@ from typing import Any
 
 from export_pipeline.errors import BadInputError, CatalogError
 from export_pipeline.mongo.connection import Document
-from export_pipeline.mongo.filters import checked_filter
+from export_pipeline.mongo.filters import SELECTING_OPERATORS, checked_filter
 
 Hook = Callable[[list[str], str], Any]
 """Takes one person's uids and the app id, returns a filter such as ``{"phone_hash": {"$in": [...]}}``."""
@@ -43,4 +43,15 @@ def computed_selector(path: str, uids: list[str], app_id: str) -> Document:
         raise CatalogError(str(error)) from None
     if not selector:
         raise CatalogError(f"the hook {path} returned an empty filter, which would select everybody")
+    if not any(_names_values(condition) for condition in selector.values()):
+        raise CatalogError(
+            f"the hook {path} must select by a value ({' or '.join(SELECTING_OPERATORS)}, and not null); "
+            "what it returned would select other people"
+        )
     return selector
+
+
+def _names_values(condition: Document) -> bool:
+    """Tell whether a condition holds only for documents with certain values; null is in all without the field."""
+    named = [condition[operator] for operator in SELECTING_OPERATORS if operator in condition]
+    return any(value is not None and (not isinstance(value, list) or None not in value) for value in named)

@@ -3,11 +3,14 @@
 Checked against the catalogue before anything is read. No I/O: what comes out are entries, filters and projections.
 """
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from bson.datetime_ms import DatetimeMS
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from export_pipeline.catalog.model import Entry, LoadedCatalog
 from export_pipeline.errors import BadInputError
@@ -18,6 +21,11 @@ Profile = Literal["access", "portability"]
 """GDPR articles 15 (everything, with a notice) and 20 (what the person provided or was observed in)."""
 
 MOST_LIMIT = 10_000_000
+MOST_FIELDS = 500
+MOST_SORT_KEYS = 31
+"""MongoDB sorts by at most 32, and ``_id`` joins them."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -26,6 +34,14 @@ def _utc(moment: datetime | None) -> datetime | None:
     return moment.replace(tzinfo=UTC)
 
 
+def _checked_moment(given: object) -> object:
+    """Refuse numbers: 20260131 would be taken for seconds, a day in 1970."""
+    if isinstance(given, date) or (isinstance(given, str) and re.match(r"\d{4}-\d\d-\d\d", given)):
+        return given
+    raise ValueError("expected a moment such as 2026-01-31 or 2026-01-31T12:00:00Z")
+
+
+Moment = Annotated[datetime, BeforeValidator(_checked_moment), Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -34,9 +50,9 @@ class Narrowing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    since: Annotated[datetime, Field(strict=False)] | None = None
+    since: Moment | None = None
     """From this moment on; without a time zone it is UTC."""
-    until: Annotated[datetime, Field(strict=False)] | None = None
+    until: Moment | None = None
     """Before this moment."""
     collections: Names = ()
     exclude_collections: Names = ()
@@ -80,10 +96,10 @@ def parse_narrowing(given: Mapping[str, Any]) -> Narrowing:
         return Narrowing.model_validate(given)
     except ValidationError as error:
         reasons = [
-            f"{'.'.join(map(str, item['loc'][:2])) or 'selection'}: {item['msg'].removeprefix('Value error, ')}"
+            f"{_field_of(item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_input=False)
         ]
-        raise BadInputError("; ".join(reasons)) from None
+        raise BadInputError("; ".join(dict.fromkeys(reasons))) from None
 
 
 def chosen_entries(narrowing: Narrowing, catalog: LoadedCatalog) -> list[Entry]:
@@ -124,9 +140,9 @@ def projection(entry: Entry, narrowing: Narrowing) -> Mapping[str, int] | None:
     if entry.name not in narrowing.fields:
         return None
     paths = [checked_path(path, f"fields, {entry.name}") for path in narrowing.fields[entry.name]]
-    if not paths:
-        raise BadInputError(f"fields, {entry.name}: name at least one field")
-    needed = [*paths, *(path for path in (entry.user_key,) if path)]
+    if not 0 < len(paths) <= MOST_FIELDS:
+        raise BadInputError(f"fields, {entry.name}: name 1 to {MOST_FIELDS} fields")
+    needed = [*paths, "_id", *(path for path in (entry.user_key,) if path)]
     # MongoDB refuses a projection of a field and of a part of it; the outer one holds both.
     outer = [path for path in dict.fromkeys(needed) if not any(path.startswith(f"{other}.") for other in needed)]
     return dict.fromkeys(outer, 1)
@@ -137,6 +153,8 @@ def sort_order(entry: Entry, narrowing: Narrowing) -> Sequence[tuple[str, int]]:
     if entry.name not in narrowing.sort:
         return []
     keys = narrowing.sort[entry.name]
+    if len(keys) > MOST_SORT_KEYS:
+        raise BadInputError(f"sort, {entry.name}: name at most {MOST_SORT_KEYS} fields")
     order = [
         (checked_path(key.removeprefix("-"), f"sort, {entry.name}"), -1 if key.startswith("-") else 1) for key in keys
     ]
@@ -170,7 +188,8 @@ def _check_names(what: str, given: Sequence[str] | Mapping[str, Any], known: set
 def _date_range(entry: Entry, narrowing: Narrowing) -> Document | None:
     """Return the condition on the entry's time field.
 
-    A document whose time is missing or of another type is handed over: nobody can say that it lies outside.
+    A document whose time is missing, of another type, or not a number is handed over: nobody can say that it lies
+    outside.
     """
     if entry.time_field is None or not narrowing.is_dated:
         return None
@@ -180,11 +199,20 @@ def _date_range(entry: Entry, narrowing: Narrowing) -> Document | None:
         if moment is not None
     }
     kind = "date" if entry.time_unit == "date" else "number"
-    return {"$or": [{entry.time_field: bounds}, {entry.time_field: {"$not": {"$type": kind}}}]}
+    no_time = [{"$not": {"$type": kind}}, *([{"$eq": math.nan}] if kind == "number" else [])]
+    return {"$or": [{entry.time_field: condition} for condition in (bounds, *no_time)]}
 
 
 def _in_unit(moment: datetime, unit: str | None) -> Any:
+    # Not by way of a datetime in UTC, which the first and the last of the days have not in every time zone.
+    since_epoch = moment - _EPOCH
     if unit == "date":
-        return moment
+        # A date counts whole milliseconds; before or from a moment between two is before or from the later one.
+        return DatetimeMS(-(-since_epoch // timedelta(milliseconds=1)))
     # As doubles: MongoDB compares numbers by value whatever their type.
-    return moment.timestamp() * (1000 if unit == "ms" else 1)
+    return since_epoch / (timedelta(milliseconds=1) if unit == "ms" else timedelta(seconds=1))
+
+
+def _field_of(location: tuple[int | str, ...]) -> str:
+    """Return the field that a mistake is in; the names further down may be data."""
+    return str(location[0]) if location and location[0] in Narrowing.model_fields else "selection"

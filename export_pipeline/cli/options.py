@@ -42,7 +42,8 @@ def new_request(app_id: str, given: Mapping[str, Any]) -> NewRequest:
         given["format_"],
         given["json_mode"],
         requested_by=_operator(),
-        narrowing=parse_narrowing({name: value for name, value in narrowing.items() if value}),
+        # Only what was not given is left out: an empty --since, as from a variable that is not set, is a mistake.
+        narrowing=parse_narrowing({name: value for name, value in narrowing.items() if value not in (None, (), {})}),
         person=None if person is None else parse_json(person, "--person"),
         max_users=given["max_users"],
     )

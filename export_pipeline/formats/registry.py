@@ -1,5 +1,6 @@
 """The table of formats, and the check of what a request asks of one."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ JSON_MODES: tuple[str, ...] = get_args(Mode)
 def find_format(name: object) -> Format:
     """Return the format called ``name``. Raises BadInputError that lists the known ones."""
     if not isinstance(name, str) or name not in FORMATS:
-        raise BadInputError(f"format: {name!r} is unknown; known are {', '.join(FORMATS)}")
+        raise BadInputError(f"format: {_shown(name)} is unknown; known are {', '.join(FORMATS)}")
     return FORMATS[name]
 
 
@@ -34,7 +35,12 @@ def write_options(given: Mapping[str, Any]) -> WriteOptions:
 def _explain(error: ErrorDetails) -> str:
     name = str(error["loc"][0])
     if name == "json_mode":
-        return f"json mode: {error['input']!r} is unknown; known are {', '.join(JSON_MODES)}"
+        return f"json mode: {_shown(error['input'])} is unknown; known are {', '.join(JSON_MODES)}"
     if name not in WriteOptions.model_fields:
-        return f"option {name!r} is unknown; known are {', '.join(WriteOptions.model_fields)}"
+        return f"option {_shown(name)} is unknown; known are {', '.join(WriteOptions.model_fields)}"
     return f"option {name}: {error['msg']}"
+
+
+def _shown(given: object) -> str:
+    """Return what was given as far as it looks like a name; anything else may be data."""
+    return f"'{given}'" if isinstance(given, str) and re.fullmatch("[A-Za-z0-9_-]{1,30}", given) else "what was given"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.errors import (
     ConfigurationError,
@@ -71,11 +72,11 @@ def driver_errors(what: str) -> Iterator[None]:
     """Raise the driver's errors as ours; ``what`` names what was being read, for instance a collection."""
     try:
         yield
-    except PyMongoError as error:
+    except (PyMongoError, BSONError) as error:  # the latter, for instance, for a query that is too large to be sent
         raise translate(error, what) from None
 
 
-def translate(error: PyMongoError, what: str) -> ExportPipelineError:
+def translate(error: PyMongoError | BSONError, what: str) -> ExportPipelineError:
     """Return our error for the driver's, without the driver's words."""
     if isinstance(error, ExecutionTimeout):
         return ReadFailedError(

@@ -71,7 +71,7 @@ class RequestExport(dg.Config):
             format=self.format,
             json_mode=self.json_mode,
             requested_by=requested_by,
-            narrowing=parse_narrowing({name: value for name, value in part.items() if value}),
+            narrowing=parse_narrowing({name: value for name, value in part.items() if value not in (None, [])}),
         )
 
 

@@ -75,7 +75,7 @@ def request_reconciler(context: dg.SensorEvaluationContext, exporter: dg.Resourc
     silence = exporter.settings.read_timeout + timedelta(minutes=5)
     lost = lost_requests(running, ended, datetime.now(UTC), silence)
     for request in lost:
-        exporter.fail(
+        exporter.give_up(
             request, LostRunError("the process that made this export ended without finishing it; retry the request")
         )
         report_to_launching_run(context.instance, exporter.requests.get(request.id))

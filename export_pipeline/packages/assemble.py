@@ -8,8 +8,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +32,7 @@ from export_pipeline.packages.manifest import (
     Users,
     software_version,
 )
+from export_pipeline.packages.publish import Target
 from export_pipeline.packages.verify import check_counts, sha256_of
 from export_pipeline.requests.models import Request
 from export_pipeline.slices.plan import BatchPlan
@@ -42,16 +41,6 @@ from export_pipeline.storage import PendingFile, Storage
 
 OnWritten = Callable[[int, int], None]
 """Called with the documents and the bytes written so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a package goes: how to begin its two files, and what the file is called and found at."""
-
-    create_file: Callable[[], AbstractContextManager[PendingFile]]
-    create_manifest: Callable[[], AbstractContextManager[PendingFile]]
-    name: str
-    uri: str
 
 
 class CollectionUnreadableError(ReadFailedError):
@@ -81,7 +70,7 @@ def assemble(
     survey = format_.survey(options)
     if survey is not None:
         _show(survey, storage, plan, request.id, slices)
-    with target.create_file() as file:
+    with target.create_file() as file, target.create_manifest() as seal:
         sink = _HashingSink(file)
         writer = format_.writer(sink, options, survey)
         reports: list[CollectionReport] = []
@@ -97,10 +86,9 @@ def assemble(
         writer.close()
         _verify(file, format_, sink, reports)
         manifest = _manifest(catalog, plan, request, reports, format_, target.name, sink)
+        seal.write(manifest.model_dump_json(indent=2).encode() + b"\n")
         before_publishing()
         file.commit()
-    with target.create_manifest() as seal:
-        seal.write(manifest.model_dump_json(indent=2).encode() + b"\n")
         seal.commit()
     return manifest
 

@@ -45,7 +45,8 @@ class RequestStore:
 
     def get(self, request_id: str) -> Request:
         """Return a request. Raises UnknownRequestError."""
-        found = self._select(_table.id == request_id)
+        # Text that is no id, such as half of a surrogate pair, is not put to the database: not every one takes it.
+        found = self._select(_table.id == request_id) if request_id.isascii() and request_id.isprintable() else []
         if not found:
             raise UnknownRequestError("no request has this Export ID; 'export-pipeline status' lists the latest ones")
         return found[0]

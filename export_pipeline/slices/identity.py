@@ -93,8 +93,9 @@ class People:
         """Yield uid, merged uids and device ids of all whose uid, current or merged, is among ``uids``."""
         paths = [path for path in (self._identity.uid, self._identity.merged_uids) if path]
         wanted = [*paths, *([self._identity.device_ids] if self._identity.device_ids else [])]
-        for start in range(0, len(uids), UIDS_PER_QUERY):
-            cut = list(uids[start : start + UIDS_PER_QUERY])
+        most = max(1, UIDS_PER_QUERY // len(paths))  # the query holds them once for each path
+        for start in range(0, len(uids), most):
+            cut = list(uids[start : start + most])
             selector: Document = {"$or": [{path: {"$in": cut}} for path in paths]}
             for document in self._reader.find(self._source, selector, dict.fromkeys(wanted, 1)):
                 others = _ids(document, self._identity.merged_uids)
