@@ -6,6 +6,7 @@ Each step can run twice: a plan and finished slices are taken up, a published pa
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -197,8 +198,14 @@ class Exporter:
         return load_plan(self.storage, batch_id)
 
     def read_slice(self, plan: BatchPlan, name: str, on_read: OnRead = lambda _: None) -> SliceIndex:
-        """Read one collection for the whole batch; see ``slices.read``."""
-        return read_slice(self.client, self.settings, self.storage, plan, self.catalog.entry(name), on_read)
+        """Read one collection for the whole batch; see ``slices.read``. What it raises fails the batch's requests."""
+        try:
+            return read_slice(self.client, self.settings, self.storage, plan, self.catalog.entry(name), on_read)
+        except ExportPipelineError as error:
+            self.fail_batch(plan.batch_id, error)
+            with suppress(StorageError):  # it may be what failed
+                self.discard_slices(plan.batch_id)
+            raise
 
     def package(self, plan: BatchPlan, output: Path | None = None) -> Iterator[Outcome]:
         """Write, verify and publish each request's package; record and yield how each ended.

@@ -130,10 +130,12 @@ def _extended_value(value: Mapping[str, Any], what: str) -> Any:
         raise BadInputError(f"{what}: a value must not be an object, except {', '.join(sorted(_EXTENDED))}")
     ((kind, inner),) = value.items()
     try:
+        if kind == "$date" and isinstance(inner, Mapping):
+            inner = int(inner["$numberLong"]) if len(inner) == 1 else None
         # The driver takes more: for null, for instance, it makes up an ObjectId.
-        if not (isinstance(inner, str) or (kind == "$date" and (type(inner) is int or isinstance(inner, Mapping)))):
+        if not isinstance(inner, str) and (kind, type(inner)) != ("$date", int):
             raise TypeError
-        parsed = json_util.object_hook(dict(value))
+        parsed = json_util.object_hook({kind: inner})
     except (BSONError, ValueError, TypeError, ArithmeticError, AttributeError, KeyError):
         raise BadInputError(f"{what}: {kind} holds no value of its kind") from None
     return parsed if isinstance(parsed, ObjectId | Decimal128 | datetime) else _checked_value(parsed, what)

@@ -1,11 +1,12 @@
 """Reading a slice: one query per collection and batch (more only past thousands of uids), split by owner."""
 
+import hmac
 from collections.abc import Callable
 
 from pymongo import MongoClient
 
 from export_pipeline.catalog.model import Entry
-from export_pipeline.errors import ExportPipelineError
+from export_pipeline.errors import ExportPipelineError, MongoUnreachableError
 from export_pipeline.mongo.bson_stream import documents, whole_documents
 from export_pipeline.mongo.connection import Document
 from export_pipeline.mongo.snapshot import CollectionId, SnapshotReader
@@ -31,7 +32,7 @@ def read_slice(
     """Read a collection's documents for the whole batch and store them; a slice that is finished is taken up.
 
     A collection that cannot be read gives a slice whose outcome is ``failed``, with the reason: it fails the
-    requests that need it, not their neighbours. Raises what is not the collection's fault (storage).
+    requests that need it, not their neighbours. Raises what concerns all: MongoUnreachableError, StorageError.
     """
     finished = load_index(storage, plan.batch_id, entry.name)
     if finished is not None and finished.outcome != "failed":
@@ -71,6 +72,8 @@ def _read(
                 in_batch = split(*next(batches))
             except StopIteration:
                 break
+            except MongoUnreachableError:
+                raise  # no other collection can be read either, and to try each in turn would take minutes
             except ExportPipelineError as error:
                 return _failed(entry, error)
             found += in_batch
@@ -96,16 +99,18 @@ class _Splitter:
 
     def __init__(self, plan: BatchPlan, entry: Entry, writer: SliceWriter) -> None:
         self._writer = writer
-        self._redactor: Redactor | None = None
+        self._redactors: dict[str, Redactor] = {}
+        self._own: dict[str, frozenset[str]] = {}
         if entry.exclude or entry.mask:
-            self._redactor = Redactor(entry.exclude, entry.mask, bytes.fromhex(plan.redaction_key))
-            self._own = {
-                request_id: frozenset((*person.uids, *person.device_ids)) for request_id, person in plan.people.items()
-            }
+            for request_id, person in plan.people.items():
+                # A key of its own for each request: people must not be able to compare their hashes.
+                key = hmac.digest(bytes.fromhex(plan.redaction_key), request_id.encode(), "sha256")
+                self._redactors[request_id] = Redactor(entry.exclude, entry.mask, key)
+                self._own[request_id] = frozenset((*person.uids, *person.device_ids))
 
     def __call__(self, query: Query, batch: bytes) -> int:
         """Split a batch; return how many of its documents belong to somebody and were not found before."""
-        if query.only_owner is not None and self._redactor is None:
+        if query.only_owner is not None and not self._redactors:
             in_batch = len(whole_documents(batch)[0])
             self._writer.add(query.only_owner, batch, in_batch)
             return in_batch
@@ -118,8 +123,8 @@ class _Splitter:
         return in_batch
 
     def _redacted(self, owner: str, document: bytes) -> bytes:
-        if self._redactor is None:
+        if not self._redactors:
             return document
-        redacted, values = self._redactor.apply(document, self._own[owner])
+        redacted, values = self._redactors[owner].apply(document, self._own[owner])
         self._writer.note_redacted(owner, values)
         return redacted

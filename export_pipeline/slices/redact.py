@@ -10,6 +10,7 @@ import hmac
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class, whatever its name says
 
@@ -84,6 +85,12 @@ _Target = _Rule | dict[bytes, "_Target"]
 """What a path's part leads to: a rule, or the parts that may follow."""
 
 
+@lru_cache(1024)
+def _encoded(own: frozenset[str]) -> frozenset[bytes]:
+    """Return ids as they stand in BSON; cached, since a request may be about thousands of people."""
+    return frozenset(uid.encode("utf-8", "surrogatepass") for uid in own)
+
+
 class Redactor:
     """Fields that never leave, and masks for other people's data.
 
@@ -122,7 +129,7 @@ class Redactor:
         """
         if not any(trace in document for trace in self._traces):
             return document, {}
-        copy = _Copy(document, frozenset(uid.encode("utf-8", "surrogatepass") for uid in own))
+        copy = _Copy(document, _encoded(frozenset(own)))
         try:
             if _value_end(document, DOCUMENT, 0) != len(document):
                 raise ValueError

@@ -1,7 +1,9 @@
 """One batch through Dagster, in this process: what is published, what an operator sees, and how failures show."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -9,12 +11,14 @@ import pytest
 from export_pipeline.catalog.load import load_catalog
 from export_pipeline.definitions import build_defs
 from export_pipeline.demo.data import DemoData
+from export_pipeline.errors import MongoUnreachableError
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.names import BATCH_PARTITIONS
 from export_pipeline.packages.verify import MANIFEST
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import NewRequest
 from export_pipeline.settings import Settings
+from export_pipeline.slices.queries import SliceQueries
 from export_pipeline_tests.orchestration.conftest import RunBatch, metadata_of
 
 
@@ -149,6 +153,24 @@ def test_a_folder_that_cannot_be_written_fails_the_request_with_that_reason(
     assert (row.status, row.error_code) == ("failed", "storage")
     assert row.error_message is not None
     assert str(tmp_path / "file") in row.error_message
+
+
+def test_a_server_that_goes_away_fails_the_requests_at_once_and_leaves_no_slices(
+    exporter: Exporter, settings: Settings, demo: DemoData, run_batch: RunBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = SliceQueries.read
+
+    def cut_off(*given: Any) -> Iterator[Any]:
+        if "crash" in given[2].name:
+            raise MongoUnreachableError(f"{given[2].name}: MongoDB cannot be reached")
+        yield from read(*given)
+
+    monkeypatch.setattr(SliceQueries, "read", cut_off)
+    request_id = submit(exporter, demo, demo.small_uid)
+    assert not run_batch(request_id).success
+    row = exporter.requests.get(request_id)
+    assert (row.status, row.error_code) == ("failed", "mongo_unreachable")
+    assert not [file for file in Path(settings.storage_root, "slices").rglob("*") if file.is_file()]
 
 
 def test_a_batch_that_is_over_is_not_run_again(exporter: Exporter, demo: DemoData, run_batch: RunBatch) -> None:

@@ -50,7 +50,11 @@ def closed(people: People, *uids: str) -> Person:
 
 # Merged uids
 
-CHAIN: list[dict[str, Any]] = [{"uid": "c", "merged_uid": ["b"]}, {"uid": "b", "merged_uid": ["a"]}, {"uid": "z", "merged_uid": ["y"]}]
+CHAIN: list[dict[str, Any]] = [
+    {"uid": "c", "merged_uid": ["b"]},
+    {"uid": "b", "merged_uid": ["a"]},
+    {"uid": "z", "merged_uid": ["y"]},
+]
 STAR: list[dict[str, Any]] = [{"uid": "c", "merged_uid": ["a", "b"]}, {"uid": "z"}]
 DAMAGED = bson.raw_bson.RawBSONDocument(
     bson.encode({"uid": "a", "merged_uid": ["QQ", "b"], "did": "QQ"}).replace(b"QQ", b"Q\xff")
