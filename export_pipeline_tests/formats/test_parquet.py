@@ -2,26 +2,44 @@
 
 import io
 import json
+from datetime import UTC, datetime
+from pathlib import Path
+from struct import unpack
+from typing import Any
 
 import bson
+import duckdb
+import pandas
+import polars
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
+from export_pipeline.formats import parquet_schema
+from export_pipeline.formats.bson_fields import Field, fields
+from export_pipeline.formats.extended_json import EncodingError, encode_document, encode_value
+from export_pipeline.formats.parquet_schema import MOST_COLUMNS, column_label
+from export_pipeline.formats.protocol import WriteOptions
 from export_pipeline.formats.registry import FORMATS
-from export_pipeline_tests.formats.test_formats import piece, written
+from export_pipeline.mongo.bson_stream import Piece, whole_documents
+from export_pipeline_tests.formats import raw_bson
+from export_pipeline_tests.formats.raw_bson import document, string
+from export_pipeline_tests.formats.test_formats import Memory, piece, written
 
 
 def test_ids_read_as_an_analyst_would_type_them() -> None:
     oid = bson.ObjectId()
-    documents = [{"_id": oid}, {"_id": "text"}, {"_id": 7}, {"_id": {"a": 1}}, {"no": "id"}]
-    table = parquet.read_table(io.BytesIO(written(FORMATS["parquet"], {"c": [piece(*documents)]})))
+    documents: list[dict[str, Any]] = [{"_id": oid}, {"_id": "text"}, {"_id": 7}, {"_id": {"a": 1}}, {"no": "id"}]
+    rows = parquet.read_table(io.BytesIO(written(FORMATS["parquet"], {"c": [piece(*documents)]})))
     # MongoDB gives every document an _id; one without can only come from a view.
-    assert table["_id"].to_pylist() == [str(oid), "text", "7", '{"a":1}', None]
+    assert rows["_id"].to_pylist() == [str(oid), "text", "7", '{"a":1}', None]
 
 
 def test_the_whole_document_is_there_in_canonical_extended_json() -> None:
-    document = {"_id": 1, "_col": "own", "when": bson.Int64(5)}
-    table = parquet.read_table(io.BytesIO(written(FORMATS["parquet"], {"c": [piece(document)]})))
-    assert json.loads(table["_doc"][0].as_py()) == {
+    stored = {"_id": 1, "_col": "own", "when": bson.Int64(5)}
+    rows = parquet.read_table(io.BytesIO(written(FORMATS["parquet"], {"c": [piece(stored)]})))
+    assert json.loads(rows["_doc"][0].as_py()) == {
         "_id": {"$numberInt": "1"},
         "_col": "own",
         "when": {"$numberLong": "5"},
@@ -33,3 +51,182 @@ def test_readers_can_skip_the_other_collections() -> None:
     file = parquet.ParquetFile(io.BytesIO(data))
     ranges = [file.metadata.row_group(number).column(0).statistics for number in range(file.num_row_groups)]
     assert [(found.min, found.max) for found in ranges] == [("users", "users"), ("events", "events")]
+
+
+def table(*documents: Any, lossless: bool = True) -> Any:
+    options = WriteOptions(lossless=lossless)
+    raw = b"".join(item if isinstance(item, bytes) else bson.encode(item) for item in documents)
+    parts = [Piece(raw, whole_documents(raw)[0])] if raw else []
+    return parquet.read_table(io.BytesIO(written(FORMATS["parquet"], {"c": parts}, options)))
+
+
+def test_columns_have_the_types_of_the_fields() -> None:
+    oid, when = bson.ObjectId(), datetime(2026, 1, 2, 3, 4, 5, 6000, UTC)
+    first = {
+        "_id": oid,
+        "i": 1,
+        "l": 2,
+        "d": 1.5,
+        "b": True,
+        "at": when,
+        "s": "ü",
+        "x": b"\0\1",
+        "o": oid,
+        "n": {"a": 1},
+    }
+    second = {"_id": oid, "l": bson.Int64(2**60), "d": 3, "b": None, "s": "", "n": None, "dec": bson.Decimal128("1.50")}
+    found = table(first, second)
+    assert [str(field.type) for field in found.schema][1:] == [
+        "string",
+        "int32",
+        "int64",
+        "double",
+        "bool",
+        "timestamp[ms, tz=UTC]",
+        "string",
+        "binary",
+        "string",
+        "extension<arrow.json>",
+        "extension<arrow.json>",
+        "string",
+    ]
+    assert found.drop(["_doc"]).to_pylist() == [
+        {"_col": "c"} | first | {"_id": str(oid), "o": str(oid), "n": '{"a":1}', "dec": None},
+        dict.fromkeys(first)
+        | {"_col": "c", "_id": str(oid), "l": 2**60, "d": 3.0, "s": "", "dec": '{"$numberDecimal":"1.50"}'},
+    ]
+    assert found.schema.field("d").metadata[b"mongodb_types"] == b"double,int"
+
+
+def test_without_the_documents_what_no_column_holds_is_kept() -> None:
+    names = {f"n{number}": number for number in range(MOST_COLUMNS + 1)}
+    lone = document((0x02, b"n1", string(b"\xed\xa0\x80")), (0x10, b"n0", b"\1\0\0\0"), (0x10, b"n0", b"\2\0\0\0"))
+    found = table({"_id": 1, "n1": "x"}, names, {"_id": 2, "n1": "y"}, lone, lossless=False)
+    assert "_doc" not in found.column_names
+    assert found["_rest"].to_pylist() == [
+        None,
+        '{"n999":999,"n1000":1000}',
+        None,
+        '{"n0":1}',
+    ]
+    assert found["n0"].to_pylist() == [None, 0, None, 2]
+    assert found["n1"].to_pylist() == ['"x"', "1", '"y"', '"\\ud800"']  # mixed, so JSON
+    assert found.schema.metadata[b"other_fields"].startswith(b"only in _rest")
+
+
+def test_text_that_parquet_cannot_hold_is_kept_as_json() -> None:
+    found = table({"s": "x"}, document((0x02, b"s", string(b"\xed\xa0\x80"))), lossless=False)
+    assert found["s"].to_pylist() == ["x", None]
+    assert found["_rest"].to_pylist() == [None, '{"s":"\\ud800"}']
+
+
+def test_damaged_text_is_refused() -> None:
+    for lossless in (True, False):
+        with pytest.raises(EncodingError, match=r"^collection 'c': field .s. holds text that is not valid UTF-8"):
+            table(document((0x02, b"s", string(b"\xff"))), lossless=lossless)
+
+
+def test_fields_called_like_the_files_own_columns_give_way_and_are_counted() -> None:
+    documents = [{"_id": 1, "_col": 1, "__col": 2, "_doc": 3, "_rest": 4, "": 5, "Name": 6, "name": 7}, {"_id": 2}]
+    found = table(*documents)
+    assert found.column_names == ["_col", "_id", "__col", "___col", "__doc", "__rest", "", "Name", "name", "_doc"]
+    assert found.schema.field("__col").metadata[b"mongodb_field"] == b"_col"
+    survey = FORMATS["parquet"].survey(WriteOptions())
+    assert survey is not None
+    survey.see("c", piece(*documents))
+    writer = FORMATS["parquet"].writer(Memory(), WriteOptions(), survey)
+    assert writer.write("c", piece(*documents)) == 1
+
+
+def test_a_string_that_looks_like_other_fields_stays_a_string() -> None:
+    trap = {"s": "x\0\x10n\0" + "a" * 4 + "\x02t\0\2\0\0\0b", "t": "c"}
+    usual = [{"s": "x", "n": 1, "t": "y"}] * 2000
+    found = table(*usual, trap, *usual)
+    assert found["s"][2000].as_py() == trap["s"]
+    assert found["n"][2000].as_py() is None
+    assert found["t"][2000].as_py() == "c"
+    assert found["n"].to_pylist().count(1) == 4000
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    collections = {
+        "users": [piece(*({"_id": bson.ObjectId(), "name": f"u{n}", "o": {"n": n}} for n in range(5)))],
+        "events": [piece(*({"_id": n, "c": n, "at": when, "d": n / 2, "x": b"x"} for n in range(2000)))],
+    }
+    path = tmp_path / "export.parquet"
+    path.write_bytes(written(FORMATS["parquet"], collections))
+    return path
+
+
+def test_duckdb_reads_it(file: Path) -> None:
+    def rows(query: str) -> list[Any]:
+        return duckdb.execute(query.replace("FILE", f"'{file}'")).fetchall()
+
+    assert rows("SELECT _col, count(*) FROM FILE GROUP BY 1 ORDER BY 1") == [("events", 2000), ("users", 5)]
+    assert rows("SELECT count(*) FROM FILE WHERE c >= 1990 AND \"at\" < TIMESTAMPTZ '2027-01-01 00:00:00Z'") == [(10,)]
+    assert rows("SELECT sum((o->>'$.n')::INT) FROM FILE WHERE _col = 'users'") == [(10,)]
+    assert rows("SELECT typeof(o) FROM FILE LIMIT 1") == [("JSON",)]
+
+
+def test_polars_reads_it(file: Path) -> None:
+    scan = polars.scan_parquet(file)
+    counts = dict(scan.group_by("_col").len().collect().rows())
+    assert counts == {"events": 2000, "users": 5}
+    assert scan.filter((polars.col("c") >= 1990) & (polars.col("d") < 998)).collect().height == 6
+
+
+def test_pandas_reads_it(file: Path) -> None:
+    frame = pandas.read_parquet(file)
+    assert frame["_col"].value_counts().to_dict() == {"events": 2000, "users": 5}
+    assert str(frame["at"].dtype) == "datetime64[ms, UTC]"
+    assert len(frame[frame["d"] > 990]) == 19
+    assert frame["o"].dropna().tolist()[1] == '{"n":1}'
+
+
+def expected(field: Field, raw: bytes, type_: str) -> Any:
+    """What a typed column holds for a field, as struct reads it."""
+    value = raw[field.value : field.end]
+    if field.kind == "null":
+        return None
+    if type_ == "timestamp[ms, tz=UTC]":
+        return unpack("<q", value)[0]
+    if type_ in ("int32", "int64", "double"):
+        number = unpack({4: "<i", 8: "<d" if field.kind == "double" else "<q"}[len(value)], value)[0]
+        return float(number) if type_ == "double" else number
+    if type_ == "bool":
+        return value == b"\1"
+    if type_ == "binary":
+        return value[5:]
+    if type_ == "extension<arrow.json>":
+        return encode_value(raw[field.begin], value, "relaxed").decode()
+    return value.hex() if field.kind == "objectId" else value[4:-1].decode()
+
+
+@pytest.mark.parametrize("patterned", [False, True])
+@settings(deadline=None)
+@given(st.lists(raw_bson.documents(), min_size=1, max_size=6))
+def test_every_column_holds_what_the_documents_hold(patterned: bool, raws: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet_schema, "WORTH_A_PATTERN", 1 if patterned else 1000)
+        found, bare = table(*raws), table(*raws, lossless=False)
+    assert found["_doc"].to_pylist() == [encode_document(raw, "canonical").decode() for raw in raws]
+    # As text, since NaN is not equal to itself, and 0.0 is equal to -0.0.
+    assert repr(found.drop(["_doc"]).to_pylist()) == repr(bare.drop(["_rest"]).to_pylist())
+    for number, raw in enumerate(raws):
+        of: dict[bytes, list[Field]] = {}
+        for field in fields(raw, 0, len(raw)):
+            of.setdefault(field.name, []).append(field)
+        rest = json.loads(bare["_rest"][number].as_py() or "{}")
+        for name, those in of.items():
+            column = found[column_label(name)]
+            type_ = str(column.type)
+            values = column.cast("int64") if type_.startswith("timestamp") else column
+            if type_ == "string" and raw[those[-1].begin] == 2 and b"\xed" in raw[those[-1].value : those[-1].end]:
+                assert values[number].as_py() is None
+                assert name.decode() in rest
+            else:
+                assert repr(values[number].as_py()) == repr(expected(those[-1], raw, type_))
+            assert len(those) == 1 or name.decode() in rest
+        assert set(rest) <= {name.decode() for name in of}
