@@ -46,6 +46,7 @@ def new_request(app_id: str, given: Mapping[str, Any]) -> NewRequest:
         narrowing=parse_narrowing({name: value for name, value in narrowing.items() if value not in (None, (), {})}),
         person=None if person is None else parse_json(person, "--person"),
         max_users=given["max_users"],
+        file_options={name: given[name] for name, default in _FILE_OPTIONS.items() if given[name] != default},
     )
 
 
@@ -66,6 +67,7 @@ def _operator() -> str:
         return "cli"
 
 
+_FILE_OPTIONS = {"lossless": True, "dotted": False, "formulas": False}
 _LISTS = ("collections", "exclude_collections", "plugins", "exclude_plugins", "categories", "exclude_categories")
 
 
@@ -81,13 +83,18 @@ _SELECTION = (
         help='Instead of uids, a filter on the people, such as \'{"email": "me@example.org"}\' or \'{"did": "d1"}\'.',
     ),
     click.option("--max-users", default=1, show_default=True, help="The most people that --person may find."),
-    click.option("--format", "format_", default=DEFAULT_FORMAT, show_default=True, help="json, jsonl or parquet."),
+    click.option("--format", "format_", default=DEFAULT_FORMAT, show_default=True, help="json, jsonl, parquet, csv, excel or bson."),
     click.option(
         "--json-mode",
         default=DEFAULT_JSON_MODE,
         show_default=True,
         help="relaxed is easy to read, canonical keeps every BSON type.",
     ),
+    click.option(
+        "--lossless/--no-lossless", default=True, help="Parquet: with each whole document in the column _doc, or not."
+    ),
+    click.option("--dotted", is_flag=True, help="CSV, Excel: columns of their own for embedded documents' fields."),
+    click.option("--formulas", is_flag=True, help="CSV: leave cells that a spreadsheet would run as a formula."),
     click.option("--since", metavar="TIME", help="From this moment on: 2026-01-31 or 2026-01-31T12:00:00Z."),
     click.option("--until", metavar="TIME", help="Before this moment."),
     _many("--collection", "collections", "NAME", "Only this entry of the catalogue."),

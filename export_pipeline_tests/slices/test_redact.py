@@ -11,8 +11,9 @@ from bson import Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Times
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from export_pipeline.catalog.model import Mask
 from export_pipeline.errors import IncompleteError
-from export_pipeline.slices.redact import Mask, Redactor
+from export_pipeline.slices.redact import Redactor
 from export_pipeline_tests.formats import raw_bson
 from export_pipeline_tests.formats.raw_bson import Element, code_with_scope, document, nested, string
 
