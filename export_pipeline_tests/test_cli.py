@@ -137,7 +137,7 @@ def test_settings_lists_each_variable_and_hides_secrets(run: Any, monkeypatch: p
 
 
 def test_every_command_has_help() -> None:
-    commands = main.commands | {f"catalog {name}": command for name, command in catalog.commands.items()}
+    commands = {**main.commands, **{f"catalog {name}": command for name, command in catalog.commands.items()}}
     for words, command in commands.items():
         result = CliRunner().invoke(main, [*words.split(), "--help"])
         assert result.exit_code == 0

@@ -83,7 +83,13 @@ _SELECTION = (
         help='Instead of uids, a filter on the people, such as \'{"email": "me@example.org"}\' or \'{"did": "d1"}\'.',
     ),
     click.option("--max-users", default=1, show_default=True, help="The most people that --person may find."),
-    click.option("--format", "format_", default=DEFAULT_FORMAT, show_default=True, help="json, jsonl, parquet, csv, excel or bson."),
+    click.option(
+        "--format",
+        "format_",
+        default=DEFAULT_FORMAT,
+        show_default=True,
+        help="json, jsonl, parquet, csv, excel or bson.",
+    ),
     click.option(
         "--json-mode",
         default=DEFAULT_JSON_MODE,

@@ -8,12 +8,17 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from export_pipeline.errors import BadInputError
+from export_pipeline.formats.bson_archive import BsonArchive
+from export_pipeline.formats.csv_zip import CsvZip
+from export_pipeline.formats.excel import Excel
 from export_pipeline.formats.extended_json import Mode
 from export_pipeline.formats.json_text import JsonArray, JsonLines
 from export_pipeline.formats.parquet import Parquet
 from export_pipeline.formats.protocol import Format, WriteOptions
 
-FORMATS: dict[str, Format] = {format_.name: format_ for format_ in (JsonArray(), JsonLines(), Parquet())}
+FORMATS: dict[str, Format] = {
+    format_.name: format_ for format_ in (JsonArray(), JsonLines(), Parquet(), CsvZip(), Excel(), BsonArchive())
+}
 JSON_MODES: tuple[str, ...] = get_args(Mode)
 
 

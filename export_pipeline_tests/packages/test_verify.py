@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,13 @@ EDITS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("edit", EDITS)
+FITTING_EDITS = [("another offset", "excel")]
+"""A workbook is put down as a whole at its end, so its collections have no bytes of their own."""
+
+
+@pytest.mark.parametrize(
+    ("edit", "name"), [pair for pair in product(EDITS, NAMES) if pair not in FITTING_EDITS], ids=str
+)
 def test_a_manifest_that_was_edited_no_longer_fits(package: CopyPackage, edit: str, name: str) -> None:
     path, to, says = EDITS[edit]
     assert says in refused(edited(package(name), *path, to=to))
@@ -253,6 +259,7 @@ NOT_OF_THE_FORMAT = {
     "json": [b"[]", b"[\n", b'[\n{"_col":"}\n]\n', b'[\n{"_col":"x"}\n{"_col":"x"}\n]\n', b'[\n{"_col":"x"},\n]\n'],
     "jsonl": [b"\n", b'{"_col":"}\n', b'{"_col":"\xff"}\n', b'{"_id":1}\n', b'{"_col":"x"}'],
     "parquet": [b"PAR1PAR1", b"PAR1\0\0\0\0\0\0\0\0PAR1"],
+    **{name: [b"", b"PK\5\6", b"PK\5\6" + bytes(17)] for name in ("csv", "excel", "bson")},
 }
 
 

@@ -1,0 +1,109 @@
+"""BSON: the stored documents byte for byte, in files laid out as mongorestore takes them, packed as a zip.
+
+``dump/export/<collection>.bson`` and ``<collection>.metadata.json`` for each collection that has documents. Unpack
+it, then ``mongorestore --nsFrom 'export.*' --nsTo 'other.*' dump``. The documents carry no tag: their file's name
+is it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from export_pipeline.errors import IncompleteError
+from export_pipeline.formats.protocol import Sink, Survey, WriteOptions
+from export_pipeline.formats.zip_stream import ZipStream, collection_of, member_stem, members, whole
+from export_pipeline.mongo.bson_stream import Piece, whole_documents
+
+FOLDER = "dump/export/"
+"""mongorestore takes the folder's name for the database's. The true one is not the reader's to know."""
+
+_DOCUMENTS, _METADATA = ".bson", ".metadata.json"
+_LARGEST_DOCUMENT = 17 << 20
+"""In bytes: MongoDB stores 16 MB."""
+_LARGEST_METADATA = 1 << 16
+
+
+class _BsonWriter:
+    def __init__(self, sink: Sink) -> None:
+        self._zip = ZipStream(sink, compress=False)
+        self._collection: str | None = None
+
+    def write(self, collection: str, piece: Piece) -> int:
+        if collection != self._collection:
+            stem = FOLDER + member_stem(collection)
+            self._zip.begin(stem + _METADATA)
+            self._zip.write(_metadata(collection))
+            self._zip.begin(stem + _DOCUMENTS)
+            self._collection = collection
+        self._zip.write(piece.data)
+        return 0  # there is no tag to make place for
+
+    def end_collection(self) -> None:
+        self._zip.end()
+        self._collection = None
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+class BsonArchive:
+    """A dump in a zip file, not compressed: it is as fast as the reading."""
+
+    name = "bson"
+    extension = "bson.zip"
+    media_type = "application/zip"
+
+    def survey(self, options: WriteOptions) -> None:
+        """See ``Format.survey``: none is needed."""
+
+    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _BsonWriter:  # noqa: ARG002
+        """See ``Format.writer``."""
+        return _BsonWriter(sink)
+
+    def count(self, file: BinaryIO) -> Counter[str]:
+        """See ``Format.count``."""
+        found: Counter[str] = Counter()
+        announced: str | None = None
+        for name, content in members(file):
+            if announced is None:
+                announced = collection_of(name, FOLDER, _METADATA)
+                if _named_in(whole(content, _LARGEST_METADATA)) != announced:
+                    raise IncompleteError("a collection's metadata are not its own")
+            elif collection_of(name, FOLDER, _DOCUMENTS) != announced:
+                raise IncompleteError("a collection's metadata are not followed by its documents")
+            else:
+                found[announced] = _count_documents(content)
+                announced = None
+        if announced is not None:
+            raise IncompleteError("a collection's metadata are not followed by its documents")
+        return found
+
+
+def _metadata(collection: str) -> bytes:
+    """Return what mongodump says of a collection; a person's documents need no other index than the one on _id."""
+    indexes = [{"v": 2, "key": {"_id": 1}, "name": "_id_"}]
+    said = {"options": {}, "indexes": indexes, "collectionName": collection, "type": "collection"}
+    return json.dumps(said, separators=(",", ":")).encode()
+
+
+def _named_in(metadata: bytes) -> object:
+    try:
+        said = json.loads(metadata)
+    except (ValueError, RecursionError):
+        return None
+    return said.get("collectionName") if isinstance(said, dict) else None
+
+
+def _count_documents(chunks: Iterator[bytes]) -> int:
+    documents, rest = 0, b""
+    for chunk in chunks:
+        data = rest + chunk
+        offsets, end = whole_documents(data)
+        documents += len(offsets)
+        rest = data[end:]
+        if len(rest) > _LARGEST_DOCUMENT:
+            raise IncompleteError("a document is larger than a document can be")
+    if rest:
+        raise IncompleteError("a collection ends in the middle of a document")
+    return documents
