@@ -130,9 +130,10 @@ def test_an_unknown_app_fails_the_request_before_anything_is_read(exporter: Expo
 
 
 def test_an_unreachable_mongodb_fails_the_request_with_that_reason(
-    exporter: Exporter, settings: Settings, demo: DemoData, run_batch: RunBatch
+    exporter: Exporter, settings: Settings, demo: DemoData, run_batch: RunBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unreachable = Settings(home=settings.home, mongo_uri="mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=1")
+    monkeypatch.setattr("export_pipeline.mongo.connection.FIND_SERVER_MS", 1000)  # test_cli.py waits for it in full
+    unreachable = Settings(home=settings.home, mongo_uri="mongodb://127.0.0.1:9")
     request_id = submit(exporter, demo, demo.small_uid)
     assert not run_batch(request_id, settings=unreachable).success
     row = exporter.requests.get(request_id)
