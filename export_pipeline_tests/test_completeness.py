@@ -1,5 +1,6 @@
 """Property: whatever a database holds and whoever asks, an export is exactly what a plain find returns."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ names = st.sampled_from(["", "_col", "__col", "a", "b.c", "n", "__proto__"]) | t
     lambda name: "\0" not in name and not name.startswith("$")
 )
 scalars = st.one_of(
-    st.none() | st.booleans() | text | st.floats(),
+    # Extended JSON has one NaN: the spec's corpus calls the others lossy.
+    st.none() | st.booleans() | text | st.floats(allow_nan=False) | st.just(math.nan),
     st.integers(-(2**31), 2**31 - 1),
     st.integers(-(2**63), 2**63 - 1).map(bson.Int64),
     st.binary(max_size=6).map(lambda data: Binary(data, 5)),
