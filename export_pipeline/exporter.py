@@ -154,8 +154,7 @@ class Exporter:
             stored = self._stored_plan(batch_id)
             return stored or self._make_plan(batch_id, running)
         except ExportPipelineError as error:
-            for request in running:
-                self._fail(request.id, batch_id, error)
+            self.fail_batch(batch_id, error)
             raise
 
     def _stored_plan(self, batch_id: str) -> BatchPlan | None:

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import dagster as dg
 
@@ -32,14 +33,10 @@ from export_pipeline.packages.manifest import CollectionReport
 )
 def batches(context: dg.AssetExecutionContext, exporter: dg.ResourceParam[Exporter]) -> dg.MaterializeResult:
     """Plan one batch."""
-    with lasting_failures():
+    with _reported_failures(context, exporter):
         _refuse_two_at_once(context, exporter)
         exporter.requests.attach_run(context.partition_key, context.run.run_id)
-        try:
-            plan = exporter.plan(context.partition_key)
-        except BaseException:
-            _report(context, exporter)
-            raise
+        plan = exporter.plan(context.partition_key)
     expected = sum(sum(collection.expected.values()) for collection in plan.collections)
     moment = plan.cluster_time
     return dg.MaterializeResult(
@@ -85,7 +82,7 @@ def slice_asset(entry: Entry) -> dg.AssetsDefinition:
         ],
     )
     def read(context: dg.AssetExecutionContext, exporter: dg.ResourceParam[Exporter]) -> dg.MaterializeResult:
-        with lasting_failures():
+        with _reported_failures(context, exporter):
             plan = exporter.load_plan(context.partition_key)
             begun = time.monotonic()
             index = exporter.read_slice(plan, entry.name)
@@ -139,7 +136,7 @@ def packages_asset(catalog: LoadedCatalog) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, exporter: dg.ResourceParam[Exporter]
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         begun = time.monotonic()
-        with lasting_failures():
+        with _reported_failures(context, exporter):
             plan = exporter.load_plan(context.partition_key)
             outcomes = list(exporter.package(plan))
             exporter.discard_slices(plan.batch_id)
@@ -156,6 +153,17 @@ def packages_asset(catalog: LoadedCatalog) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(metadata=metadata, check_results=[check])
 
     return packages
+
+
+@contextmanager
+def _reported_failures(context: dg.AssetExecutionContext, exporter: Exporter) -> Iterator[None]:
+    """Show failures as ``lasting_failures`` does, and tell the runs that asked, or whoever polls them waits for ever."""
+    with lasting_failures():
+        try:
+            yield
+        except BaseException:
+            _report(context, exporter)
+            raise
 
 
 def _report(context: dg.AssetExecutionContext, exporter: Exporter) -> None:

@@ -13,7 +13,7 @@ from export_pipeline.definitions import build_defs
 from export_pipeline.demo.data import DemoData
 from export_pipeline.errors import MongoUnreachableError
 from export_pipeline.exporter import Exporter
-from export_pipeline.orchestration.names import BATCH_PARTITIONS
+from export_pipeline.orchestration.names import BATCH_PARTITIONS, STATUS_TAG
 from export_pipeline.packages.verify import MANIFEST
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import NewRequest
@@ -157,7 +157,12 @@ def test_a_folder_that_cannot_be_written_fails_the_request_with_that_reason(
 
 
 def test_a_server_that_goes_away_fails_the_requests_at_once_and_leaves_no_slices(
-    exporter: Exporter, settings: Settings, demo: DemoData, run_batch: RunBatch, monkeypatch: pytest.MonkeyPatch
+    exporter: Exporter,
+    settings: Settings,
+    demo: DemoData,
+    run_batch: RunBatch,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read = SliceQueries.read
 
@@ -167,11 +172,21 @@ def test_a_server_that_goes_away_fails_the_requests_at_once_and_leaves_no_slices
         yield from read(*given)
 
     monkeypatch.setattr(SliceQueries, "read", cut_off)
-    request_id = submit(exporter, demo, demo.small_uid)
+
+    @dg.job
+    def asking() -> None:
+        pass
+
+    asked_by = instance.create_run_for_job(asking).run_id
+    new = NewRequest(demo.app_ids[0], [demo.small_uid], requested_by=f"dagster:{asked_by}")
+    request_id = exporter.submit(new).id
     assert not run_batch(request_id).success
     row = exporter.requests.get(request_id)
     assert (row.status, row.error_code) == ("failed", "mongo_unreachable")
     assert not [file for file in Path(settings.storage_root, "slices").rglob("*") if file.is_file()]
+    asking_run = instance.get_run_by_id(asked_by)
+    assert asking_run is not None
+    assert asking_run.tags[STATUS_TAG] == "failed", "who polls the run that asked would wait for ever"
 
 
 def test_a_batch_that_is_over_is_not_run_again(exporter: Exporter, demo: DemoData, run_batch: RunBatch) -> None:
