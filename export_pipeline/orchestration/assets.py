@@ -157,7 +157,7 @@ def packages_asset(catalog: LoadedCatalog) -> dg.AssetsDefinition:
 
 @contextmanager
 def _reported_failures(context: dg.AssetExecutionContext, exporter: Exporter) -> Iterator[None]:
-    """Show failures as ``lasting_failures`` does, and tell the runs that asked, or whoever polls them waits for ever."""
+    """Show failures as ``lasting_failures`` does, and tell the runs that asked: whoever polls them waits for it."""
     with lasting_failures():
         try:
             yield
