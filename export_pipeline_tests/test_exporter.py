@@ -223,10 +223,10 @@ def test_a_file_that_changes_on_the_way_to_the_disk_is_not_published(
             self._writer = FORMATS["jsonl"].writer(sink, options)
             self.end_collection, self.close = self._writer.end_collection, self._writer.close
 
-        def write(self, collection: str, piece: Piece) -> int:
-            return self._writer.write(collection, Piece(piece.first, [0]) if collection == "app_crashesx" else piece)
+        def write(self, collection: str, piece: Piece) -> None:
+            self._writer.write(collection, Piece(piece.first, [0]) if collection == "app_crashesx" else piece)
 
-    def lose_a_line(self: Any, sink: Any, options: Any, survey: Any) -> Forgetful:
+    def lose_a_line(self: Any, sink: Any, options: Any, survey: Any, about: Any = None) -> Forgetful:
         return Forgetful(sink, options)
 
     monkeypatch.setattr(JsonArray, "writer", lose_a_line)

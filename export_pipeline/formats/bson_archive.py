@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from export_pipeline.errors import IncompleteError
-from export_pipeline.formats.protocol import Sink, Survey, WriteOptions
+from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.formats.zip_stream import ZipStream, collection_of, member_stem, members, whole
 from export_pipeline.mongo.bson_stream import Piece, whole_documents
 
@@ -29,7 +29,7 @@ class _BsonWriter:
         self._zip = ZipStream(sink, compress=False)
         self._collection: str | None = None
 
-    def write(self, collection: str, piece: Piece) -> int:
+    def write(self, collection: str, piece: Piece) -> None:
         if collection != self._collection:
             stem = FOLDER + member_stem(collection)
             self._zip.begin(stem + _METADATA)
@@ -37,11 +37,11 @@ class _BsonWriter:
             self._zip.begin(stem + _DOCUMENTS)
             self._collection = collection
         self._zip.write(piece.data)
-        return 0  # there is no tag to make place for
 
-    def end_collection(self) -> None:
+    def end_collection(self) -> int:
         self._zip.end()
         self._collection = None
+        return 0  # there is no tag to make place for
 
     def close(self) -> None:
         self._zip.close()
@@ -57,7 +57,13 @@ class BsonArchive:
     def survey(self, options: WriteOptions) -> None:
         """See ``Format.survey``: none is needed."""
 
-    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _BsonWriter:  # noqa: ARG002
+    def writer(
+        self,
+        sink: Sink,
+        options: WriteOptions,  # noqa: ARG002
+        survey: Survey | None = None,  # noqa: ARG002
+        about: About | None = None,  # noqa: ARG002
+    ) -> _BsonWriter:
         """See ``Format.writer``."""
         return _BsonWriter(sink)
 

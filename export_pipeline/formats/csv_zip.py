@@ -25,7 +25,7 @@ from export_pipeline.formats.columns import (
     read_int,
     read_text,
 )
-from export_pipeline.formats.protocol import Sink, Survey, WriteOptions
+from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.formats.zip_stream import ZipStream, collection_of, member_stem, members
 from export_pipeline.mongo.bson_stream import Piece
 
@@ -68,8 +68,9 @@ class _CsvWriter:
         self._text = _as_is if options.formulas else _harmless
         self._cells = _CELLS if options.formulas else _HARMLESS_CELLS
         self._table: Table | None = None
+        self._renamed = 0
 
-    def write(self, collection: str, piece: Piece) -> int:
+    def write(self, collection: str, piece: Piece) -> None:
         if self._table is None or self._table.collection != collection:
             self._table = self._survey.table(collection)
             self._zip.begin(member_stem(collection) + _EXTENSION)
@@ -78,16 +79,18 @@ class _CsvWriter:
         at_once = _WINDOW_CELLS // len(self._table.header) + 1
         while window := list(islice(rows, at_once)):
             self._write_rows(window)
-        return self._table.renamed(piece)
+        self._renamed += self._table.renamed(piece)
 
     def _write_rows(self, rows: Iterable[list[str] | list[str | None]]) -> None:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\r\n").writerows(rows)
         self._zip.write(text.getvalue().encode())
 
-    def end_collection(self) -> None:
+    def end_collection(self) -> int:
         self._zip.end()
         self._table = None
+        renamed, self._renamed = self._renamed, 0
+        return renamed
 
     def close(self) -> None:
         self._zip.close()
@@ -104,7 +107,13 @@ class CsvZip:
         """See ``Format.survey``."""
         return ColumnSurvey(dotted=options.dotted)
 
-    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _CsvWriter:
+    def writer(
+        self,
+        sink: Sink,
+        options: WriteOptions,
+        survey: Survey | None = None,
+        about: About | None = None,  # noqa: ARG002
+    ) -> _CsvWriter:
         """See ``Format.writer``."""
         assert isinstance(survey, ColumnSurvey)
         return _CsvWriter(sink, options, survey)

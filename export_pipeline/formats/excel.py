@@ -32,7 +32,7 @@ from export_pipeline.formats.columns import (
     read_int,
     read_text,
 )
-from export_pipeline.formats.protocol import Sink, Survey, WriteOptions
+from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.formats.zip_stream import members, whole
 from export_pipeline.mongo.bson_stream import Piece
 
@@ -146,8 +146,9 @@ class _ExcelWriter:
         self._table: Table | None = None
         self._sheet: Worksheet | None = None
         self._row = 0
+        self._renamed = 0
 
-    def write(self, collection: str, piece: Piece) -> int:
+    def write(self, collection: str, piece: Piece) -> None:
         if self._table is None or self._table.collection != collection:
             self.end_collection()
             self._table = self._survey.table(collection)
@@ -161,7 +162,7 @@ class _ExcelWriter:
                 if value is not None and value != "":
                     self._write_cell(self._sheet, column, value)
             self._row += 1
-        return self._table.renamed(piece)
+        self._renamed += self._table.renamed(piece)
 
     def _write_header(self, sheet: "Worksheet", names: list[str] | tuple[str, ...]) -> None:
         sheet.freeze_panes(1, 0)
@@ -192,11 +193,13 @@ class _ExcelWriter:
         self._names.add(name.lower())
         return name
 
-    def end_collection(self) -> None:
+    def end_collection(self) -> int:
         """End the sheet. Where its bytes will lie in the file only the end tells."""
         if self._table is not None and self._sheet is not None:
             self._written.append((self._sheet.get_name(), self._table.collection, self._row - 1))
         self._table = self._sheet = None
+        renamed, self._renamed = self._renamed, 0
+        return renamed
 
     def close(self) -> None:
         self.end_collection()
@@ -224,7 +227,13 @@ class Excel:
         _check_installed()
         return _ExcelSurvey(dotted=options.dotted)
 
-    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _ExcelWriter:  # noqa: ARG002
+    def writer(
+        self,
+        sink: Sink,
+        options: WriteOptions,  # noqa: ARG002
+        survey: Survey | None = None,
+        about: About | None = None,  # noqa: ARG002
+    ) -> _ExcelWriter:
         """See ``Format.writer``."""
         assert isinstance(survey, ColumnSurvey)
         return _ExcelWriter(sink, survey)

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 from export_pipeline.errors import IncompleteError
 from export_pipeline.formats.extended_json import encode_batch
-from export_pipeline.formats.protocol import Sink, Survey, WriteOptions
+from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece
 
 _TAG = b'{"_col":"'
@@ -20,17 +20,19 @@ class _TextWriter:
         self._separator = separator
         self._closing = closing
         self._before_next = b""
+        self._renamed = 0
         sink.write(opening)
 
-    def write(self, collection: str, piece: Piece) -> int:
+    def write(self, collection: str, piece: Piece) -> None:
         encoded = encode_batch(piece.data, collection, self._mode, self._separator)
         self._sink.write(self._before_next)
         self._sink.write(encoded.data)
         self._before_next = self._separator
-        return encoded.renamed
+        self._renamed += encoded.renamed
 
-    def end_collection(self) -> None:
-        """Nothing is held back."""
+    def end_collection(self) -> int:
+        renamed, self._renamed = self._renamed, 0
+        return renamed
 
     def close(self) -> None:
         # The last document's line ends too, unless there is none.
@@ -48,7 +50,13 @@ class JsonArray:
     def survey(self, options: WriteOptions) -> None:
         """See ``Format.survey``: none is needed."""
 
-    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _TextWriter:  # noqa: ARG002
+    def writer(
+        self,
+        sink: Sink,
+        options: WriteOptions,
+        survey: Survey | None = None,  # noqa: ARG002
+        about: About | None = None,  # noqa: ARG002
+    ) -> _TextWriter:
         """See ``Format.writer``."""
         return _TextWriter(sink, options, b"[\n", b",\n", b"]\n")
 
@@ -80,7 +88,13 @@ class JsonLines:
     def survey(self, options: WriteOptions) -> None:
         """See ``Format.survey``: none is needed."""
 
-    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _TextWriter:  # noqa: ARG002
+    def writer(
+        self,
+        sink: Sink,
+        options: WriteOptions,
+        survey: Survey | None = None,  # noqa: ARG002
+        about: About | None = None,  # noqa: ARG002
+    ) -> _TextWriter:
         """See ``Format.writer``."""
         return _TextWriter(sink, options, b"", b"\n", b"")
 

@@ -14,7 +14,7 @@ from export_pipeline.formats.bson_fields import fields
 from export_pipeline.formats.extended_json import EncodingError, encode_documents
 from export_pipeline.formats.parquet_columns import CollectionColumns, Rest, Window
 from export_pipeline.formats.parquet_schema import ParquetSurvey, arrow_schema, is_reserved
-from export_pipeline.formats.protocol import Sink, Survey, WriteOptions
+from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ class _ParquetWriter:
             write_statistics=[name for name in typed if name in ("_col", "_id") or not _is_text(self._schema, name)],
         )
         self._collections: dict[str, CollectionColumns] = {}
+        self._renamed = 0
         self._reserved = {column.name for column in self._columns if is_reserved(column.name)}
         self._nothing: dict[pa.DataType, pa.Array] = {}
         self._gathered: list[pa.RecordBatch] = []
         self._gathered_bytes = self._gathered_arrow = 0
         self._row_group_bytes = ROW_GROUP_BYTES + _MORE_FOR_A_COLUMN * len(self._columns)
 
-    def write(self, collection: str, piece: Piece) -> int:
+    def write(self, collection: str, piece: Piece) -> None:
         columns = self._collections.get(collection)
         if columns is None:
             self._collections.clear()  # documents come collection by collection
@@ -63,11 +64,18 @@ class _ParquetWriter:
         try:
             for window in columns.windows(piece.data, piece.offsets):
                 self._gather(collection, piece.data, window)
-            return self._renamed(piece) if self._reserved else 0
+            if self._reserved:
+                self._renamed += self._count_renamed(piece)
         except EncodingError as error:
             raise EncodingError(f"collection {collection!r}: {error}") from None
 
-    def end_collection(self) -> None:
+    def end_collection(self) -> int:
+        self._put_down()
+        renamed, self._renamed = self._renamed, 0
+        return renamed
+
+    def _put_down(self) -> None:
+        """End the row group."""
         import pyarrow as pa
 
         if self._gathered:
@@ -95,7 +103,7 @@ class _ParquetWriter:
         self._gathered.append(pa.record_batch(arrays, schema=self._schema))
         self._gathered_bytes += window.end - window.begin
         if self._gathered_bytes >= self._row_group_bytes or self._gathered_arrow >= _MOST_GATHERED:
-            self.end_collection()
+            self._put_down()
 
     def _nulls(self, type_: "pa.DataType", count: int) -> "pa.Array":
         """Return nulls that share their memory: a collection lacks most columns of the others."""
@@ -105,7 +113,7 @@ class _ParquetWriter:
             self._nothing[type_] = pa.nulls(count, type_)
         return self._nothing[type_][:count]
 
-    def _renamed(self, piece: Piece) -> int:
+    def _count_renamed(self, piece: Piece) -> int:
         bounds = pairwise([*piece.offsets, len(piece.data)])
         return sum(
             any(found.name in self._reserved for found in fields(piece.data, start, stop)) for start, stop in bounds
@@ -123,7 +131,13 @@ class Parquet:
         """See ``Format.survey``."""
         return ParquetSurvey()
 
-    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> _ParquetWriter:
+    def writer(
+        self,
+        sink: Sink,
+        options: WriteOptions,
+        survey: Survey | None = None,
+        about: About | None = None,  # noqa: ARG002
+    ) -> _ParquetWriter:
         """See ``Format.writer``. Without a survey, ``_id`` is the only field with a column."""
         return _ParquetWriter(sink, options, survey if isinstance(survey, ParquetSurvey) else ParquetSurvey())
 

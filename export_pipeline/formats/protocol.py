@@ -4,6 +4,9 @@ To add one: a module with a class like this, and a row in ``registry.FORMATS``.
 """
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import BinaryIO, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +37,36 @@ class WriteOptions(BaseModel):
     """For CSV: whether cells that a spreadsheet would run as a formula stay as they are."""
 
 
+@dataclass(frozen=True, slots=True)
+class CollectionAbout:
+    """What the catalogue says of a collection."""
+
+    name: str
+    plugin: str
+    category: str | None = None
+    purpose: str | None = None
+    retention: str | None = None
+    source: str | None = None
+    time_field: str | None = None
+    time_unit: str | None = None
+    """s, ms or date."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the file is about, for a format that tells its reader."""
+
+    request_id: str
+    app_id: str
+    uids: tuple[str, ...] = field(repr=False)
+    requested_by: str
+    requested_at: datetime
+    read_at: datetime
+    """The moment of which all that is in the file was true."""
+    collections: Mapping[str, CollectionAbout]
+    """By the collection's full name: those that were looked into, whether they hold anything or not."""
+
+
 class Survey(Protocol):
     """A first look at all documents, for a format that must know their fields before it writes the first."""
 
@@ -44,11 +77,14 @@ class Survey(Protocol):
 class Writer(Protocol):
     """Writes one file. Documents come collection by collection, as a survey saw them."""
 
-    def write(self, collection: str, piece: Piece) -> int:
-        """Write documents of ``collection``; return how many had to have a field of their own called _col renamed."""
+    def write(self, collection: str, piece: Piece) -> None:
+        """Write documents of ``collection``."""
 
-    def end_collection(self) -> None:
-        """Put down all that was written of the collection, so that its bytes end here."""
+    def end_collection(self) -> int:
+        """Put down all that was written of the collection, so that its bytes end here.
+
+        Returns how many of its documents had to have a field of their own called ``_col`` renamed.
+        """
 
     def close(self) -> None:
         """Write what ends the file. The sink stays open."""
@@ -64,7 +100,9 @@ class Format(Protocol):
     def survey(self, options: WriteOptions) -> Survey | None:
         """Return a survey to be shown all documents before ``writer`` is asked for; None where none is needed."""
 
-    def writer(self, sink: Sink, options: WriteOptions, survey: Survey | None = None) -> Writer:
+    def writer(
+        self, sink: Sink, options: WriteOptions, survey: Survey | None = None, about: About | None = None
+    ) -> Writer:
         """Begin a file."""
 
     def count(self, file: BinaryIO) -> Counter[str]:

@@ -124,18 +124,18 @@ def _write_collection(
     planned = plan.collection(entry.name)
     expected = planned.expected.get(request_id, 0) if planned else 0
     offset = sink.begin_section()
-    written = renamed = 0
+    written = 0
     first_id: Any = None
     last: bytes | None = None
     with open_slice(storage, plan.batch_id, index, request_id) as pieces:
         for piece in pieces:
-            renamed += writer.write(collection, piece)
+            writer.write(collection, piece)
             if last is None:
                 first_id = _id_of(piece.first)
             last = piece.last
             written += len(piece)
             on_documents(len(piece))
-    writer.end_collection()
+    renamed = writer.end_collection()
     if written != expected:
         raise IncompleteError(
             f"{entry.name}: the server counted {expected} documents at the chosen moment, {written} were read; retry"
