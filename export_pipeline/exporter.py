@@ -19,14 +19,24 @@ from export_pipeline.catalog.drift.check import DEFAULT_BUDGET, Budget, DriftRep
 from export_pipeline.catalog.load import load_catalog
 from export_pipeline.catalog.model import LoadedCatalog
 from export_pipeline.catalog.narrowing import chosen_entries
+from export_pipeline.encryption.age import new_identity, parse_identities, parse_recipient
 from export_pipeline.errors import BadInputError, ExportPipelineError, StaleRequestError, StorageError
-from export_pipeline.formats.registry import find_format, write_options
+from export_pipeline.formats.registry import checked_options, find_format, write_options
 from export_pipeline.mongo.connection import Document, SnapshotTooOldError, connect
 from export_pipeline.packages.assemble import assemble
+from export_pipeline.packages.layers import is_encrypted
 from export_pipeline.packages.manifest import Manifest
-from export_pipeline.packages.publish import copy_package, local_target, package_folder, published, storage_target
+from export_pipeline.packages.publish import (
+    copy_package,
+    local_target,
+    package_folder,
+    published,
+    result_uri,
+    storage_target,
+)
 from export_pipeline.requests.models import NewRequest, Request
 from export_pipeline.requests.progress import Progress
+from export_pipeline.requests.secrets import seal, unseal
 from export_pipeline.requests.store import RequestStore
 from export_pipeline.settings import Settings
 from export_pipeline.slices.estimate import Estimate, estimate
@@ -35,6 +45,7 @@ from export_pipeline.slices.plan import BatchPlan, Wanted, load_plan, make_plan,
 from export_pipeline.slices.read import OnRead, read_slice
 from export_pipeline.slices.slice_file import SliceIndex, load_index
 from export_pipeline.storage import Storage, open_storage
+from export_pipeline.storage.sealed import SealedStorage
 
 log = logging.getLogger(__name__)
 
@@ -104,15 +115,28 @@ class Exporter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, new: NewRequest, *, run_here: bool = False) -> Request:
-        """Insert a checked request. Raises BadInputError for what the formats or the catalogue do not allow."""
+    def submit(self, new: NewRequest, *, run_here: bool = False, passphrase: str | None = None) -> Request:
+        """Insert a checked request. Raises BadInputError for what the formats or the catalogue do not allow.
+
+        A passphrase waits, sealed, until the request has completed.
+        """
         self.check(new)
-        return self.requests.submit(new, run_here=run_here)
+        sealed = None if passphrase is None else seal(passphrase, self._secret_key())
+        return self.requests.submit(new, run_here=run_here, sealed_passphrase=sealed)
+
+    def _secret_key(self) -> str:
+        if self.settings.secret_key is None:
+            raise BadInputError(
+                "a passphrase waits in the requests table until its export is made, sealed with "
+                "EXPORT_PIPELINE_SECRET_KEY: set that, or encrypt to a recipient's public key"
+            )
+        return self.settings.secret_key.get_secret_value()
 
     def check(self, new: NewRequest) -> None:
         """Raise BadInputError for what the formats or the catalogue do not allow."""
-        find_format(new.format)
-        write_options(new.options)
+        options = checked_options(find_format(new.format), new.options)
+        for recipient in options.recipients:
+            parse_recipient(recipient)
         chosen_entries(new.narrowing, self.catalog)
         if new.person is not None:
             if self.catalog.identity is None:
@@ -160,12 +184,13 @@ class Exporter:
     def _stored_plan(self, batch_id: str) -> BatchPlan | None:
         if not self.storage.exists(plan_key(batch_id)):
             return None
-        plan = load_plan(self.storage, batch_id)
+        plan = self.load_plan(batch_id)
         return plan if datetime.now(UTC) - plan.planned_at < PLAN_IS_FRESH else None
 
     def _make_plan(self, batch_id: str, running: Sequence[Request], restarts: int = 0) -> BatchPlan:
         # Slices of two moments must never meet in one package.
         self.storage.delete(f"slices/{batch_id}")
+        self._seal_slices(batch_id, running)
         plan, unplanned = make_plan(
             self.client,
             self.settings,
@@ -188,25 +213,36 @@ class Exporter:
         if not plan.requests:
             raise next(iter(unplanned.values()))
         plan = plan.model_copy(update={"restarts": restarts})
-        store_plan(self.storage, plan)
+        store_plan(self.slices_of(batch_id), plan)
         self.requests.set_totals(batch_id, {request.id: plan.expected_of(request.id) for request in plan.requests})
         return plan
 
     def load_plan(self, batch_id: str) -> BatchPlan:
         """Return the plan that ``plan`` stored."""
-        return load_plan(self.storage, batch_id)
+        return load_plan(self.slices_of(batch_id), batch_id)
+
+    def slices_of(self, batch_id: str) -> Storage:
+        """Return where the batch's plan and slices are: sealed, if one of its requests is for an encrypted package."""
+        secret = self.requests.secrets.find(batch_id)
+        return self.storage if secret is None else SealedStorage(self.storage, parse_identities(secret)[0])
+
+    def _seal_slices(self, batch_id: str, running: Sequence[Request]) -> None:
+        """Make the key of the batch's slices, where a request must leave nothing plain on the host."""
+        if any(is_encrypted(write_options(request.options)) for request in running):
+            self.requests.secrets.keep(batch_id, new_identity().secret)
 
     def read_slice(self, plan: BatchPlan, name: str, on_read: OnRead = lambda _: None) -> SliceIndex:
         """Read one collection for the whole batch; see ``slices.read``. What it raises fails the batch's requests."""
         try:
-            return read_slice(self.client, self.settings, self.storage, plan, self.catalog.entry(name), on_read)
+            slices = self.slices_of(plan.batch_id)
+            return read_slice(self.client, self.settings, slices, plan, self.catalog.entry(name), on_read)
         except ExportPipelineError as error:
             self.fail_batch(plan.batch_id, error)
             with suppress(StorageError):  # it may be what failed
                 self.discard_slices(plan.batch_id)
             raise
 
-    def package(self, plan: BatchPlan, output: Path | None = None) -> Iterator[Outcome]:
+    def package(self, plan: BatchPlan, output: Path | None = None, passphrase: str | None = None) -> Iterator[Outcome]:
         """Write, verify and publish each request's package; record and yield how each ended.
 
         With ``output``, the package goes to that file, its manifest beside it, and never expires. A request that
@@ -226,7 +262,7 @@ class Exporter:
             if request.status != "running" or request.id not in plan.people:
                 continue
             try:
-                manifest = self._package_one(plan, request, output)
+                manifest = self._package_one(plan, request, output, passphrase)
             except StaleRequestError:
                 log.warning("request %s was moved on while it was packaged; its package is dropped", request.id)
             except ExportPipelineError as error:
@@ -242,7 +278,8 @@ class Exporter:
                 yield Outcome(request.id, manifest, None)
 
     def _has_aged_out(self, plan: BatchPlan) -> bool:
-        indexes = [load_index(self.storage, plan.batch_id, collection.name) for collection in plan.collections]
+        slices = self.slices_of(plan.batch_id)
+        indexes = [load_index(slices, plan.batch_id, collection.name) for collection in plan.collections]
         return any(index and index.failure and index.failure.code == SnapshotTooOldError.code for index in indexes)
 
     def _start_over(self, plan: BatchPlan, running: Sequence[Request]) -> BatchPlan:
@@ -252,13 +289,14 @@ class Exporter:
             self.read_slice(plan, collection.name)
         return plan
 
-    def download(self, request: Request, output: Path | None = None) -> Path:
+    def download(self, request: Request, output: Path | None = None) -> list[Path]:
         """Copy a completed package out of the storage; see ``packages.publish``."""
         return copy_package(self.storage, request, output)
 
     def discard_slices(self, batch_id: str) -> None:
         """Remove the batch's slices and plan; they hold personal data and have served."""
         self.storage.delete(f"slices/{batch_id}")
+        self.requests.secrets.forget([batch_id])
 
     def fail_batch(self, batch_id: str, error: ExportPipelineError) -> None:
         """Fail the batch's running requests for one reason."""
@@ -280,7 +318,13 @@ class Exporter:
         self.storage.delete(package_folder(request))
         self.requests.expire(request.id)
 
-    def run_here(self, request: Request, output: Path | None = None, on_read: OnRead = lambda _: None) -> Manifest:
+    def run_here(
+        self,
+        request: Request,
+        output: Path | None = None,
+        on_read: OnRead = lambda _: None,
+        passphrase: str | None = None,
+    ) -> Manifest:
         """Take a request that was submitted with ``run_here`` through all steps; return its manifest.
 
         Raises what made it fail, after recording it.
@@ -296,7 +340,7 @@ class Exporter:
             plan = self.plan(batch_id)
             for entry in self.catalog.entries:
                 self.read_slice(plan, entry.name, read)
-            for outcome in self.package(plan, output):
+            for outcome in self.package(plan, output, passphrase):
                 if outcome.manifest is not None:
                     return outcome.manifest
                 if outcome.error is not None:
@@ -311,22 +355,28 @@ class Exporter:
         finally:
             self.discard_slices(batch_id)
 
-    def _package_one(self, plan: BatchPlan, request: Request, output: Path | None) -> Manifest:
+    def _package_one(self, plan: BatchPlan, request: Request, output: Path | None, passphrase: str | None) -> Manifest:
         target = local_target(output) if output else storage_target(self.storage, request)
         manifest = None if output else published(self.storage, request)
         if manifest is None:
             progress = Progress(self.requests, request.id, plan.batch_id)
-            manifest = assemble(self.storage, self.catalog, plan, request, target, progress, progress.note)
+            slices = self.slices_of(plan.batch_id)
+            passphrase = passphrase or self._kept_passphrase(request)
+            manifest = assemble(slices, self.catalog, plan, request, target, passphrase, progress, progress.note)
         self.requests.complete(
             request.id,
             plan.batch_id,
             documents=manifest.totals.documents_written,
-            result_uri=target.uri,
+            result_uri=result_uri(target, request),
             result_bytes=manifest.file.bytes,
             result_sha256=manifest.file.sha256,
             expires_at=datetime.now(UTC) + self.settings.retention if output is None else None,
         )
         return manifest
+
+    def _kept_passphrase(self, request: Request) -> str | None:
+        sealed = self.requests.secrets.find(request.id)
+        return None if sealed is None else unseal(sealed, self._secret_key())
 
     def _fail(self, request_id: str, batch_id: str, error: ExportPipelineError) -> bool:
         try:

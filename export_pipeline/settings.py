@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     storage: str | None = Field(
         None, description="Where slices and exports go: a directory; exports/ under DAGSTER_HOME if unset."
     )
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Seals passphrases while they wait for their export: 32 characters or more, the same everywhere.",
+    )
     batch_size: int = Field(500, ge=1, le=10_000, description="The most requests that one run serves.")
     retention: timedelta = Field(
         timedelta(days=7),
@@ -89,6 +94,8 @@ class Settings(BaseSettings):
             return _without_secrets(self.requests_database)
         if field == "storage":
             return self.storage_root
+        if field == "secret_key":
+            return "unset" if self.secret_key is None else "***"
         value = getattr(self, field)
         return "packaged countly.yaml" if value is None else str(value)
 

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from export_pipeline.cli.catalog import catalog
-from export_pipeline.cli.exports import download, export, request, status, verify
+from export_pipeline.cli.exports import export, request, status
 from export_pipeline.cli.installation import demo, settings
+from export_pipeline.cli.packages import convert, download, verify
 from export_pipeline.errors import BadInputError, ExportPipelineError
 
 
@@ -32,5 +33,5 @@ def main() -> None:
     """
 
 
-for command in (catalog, demo, download, export, request, settings, status, verify):
+for command in (catalog, convert, demo, download, export, request, settings, status, verify):
     main.add_command(command)

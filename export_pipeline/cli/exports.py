@@ -1,4 +1,4 @@
-"""Commands about exports: making one here, asking for one, following it, fetching it, checking it."""
+"""Commands about requests: making an export here, asking for one, following it."""
 
 import json
 import sys
@@ -10,19 +10,15 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from export_pipeline.cli.options import json_option, new_request, selection_options
+from export_pipeline.cli.options import ask_for_passphrase, json_option, new_request, selection_options
+from export_pipeline.cli.shown import counting_bar, print_written, progress_bar
 from export_pipeline.errors import BadInputError
-from export_pipeline.packages.verify import manifest_path
 from export_pipeline.requests.models import FINISHED, Request
 from export_pipeline.settings import Settings
 
 POLL_SECONDS = 0.5
-
-stderr = Console(stderr=True)
-
 
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Only say how much it would hold, and which queries no index serves."
@@ -55,15 +51,12 @@ def export(app_id: str, output: Path | None, dry_run: bool, as_json: bool, **giv
             return
         if output is None:
             raise BadInputError("--output: name the file to write")
+        exporter.check(new)
+        passphrase = ask_for_passphrase() if given["with_passphrase"] else None
         row = exporter.submit(new, run_here=True)
-        with _reading_bar() as on_read:
-            manifest = exporter.run_here(row, output.absolute(), on_read)
-    if as_json:
-        click.echo(manifest.model_dump_json())
-        return
-    _print_manifest(manifest)
-    click.echo(f"{output}: {manifest.totals.documents_written:,} documents, {manifest.file.bytes:,} bytes")
-    click.echo(f"{manifest_path(output)}: the manifest")
+        with counting_bar("reading") as on_read:
+            manifest = exporter.run_here(row, output.absolute(), on_read, passphrase)
+    print_written(manifest, output, as_json)
 
 
 @click.command()
@@ -84,7 +77,8 @@ def request(app_ids: Sequence[str], wait: bool, dry_run: bool, as_json: bool, **
             return
         for new in wanted:
             exporter.check(new)  # all or none
-        rows = [exporter.submit(new) for new in wanted]
+        passphrase = ask_for_passphrase() if given["with_passphrase"] else None
+        rows = [exporter.submit(new, passphrase=passphrase) for new in wanted]
         if wait:
             rows = [_finished(exporter.requests, row.id) for row in rows]
     for row in rows:
@@ -96,21 +90,6 @@ def request(app_ids: Sequence[str], wait: bool, dry_run: bool, as_json: bool, **
             click.echo(row.id)
     if any(row.status == "failed" for row in rows):
         sys.exit(1)
-
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@json_option
-def verify(file: Path, as_json: bool) -> None:
-    """Check a package against the manifest beside it: bytes, hashes, and documents by collection. Needs no database."""
-    from export_pipeline.packages.verify import verify_package
-
-    manifest = verify_package(file)
-    if as_json:
-        click.echo(json.dumps({"file": file.name, "whole": True, "totals": manifest.totals.model_dump()}))
-        return
-    _print_manifest(manifest)
-    click.echo(f"{file}: whole; {manifest.totals.documents_written:,} documents, as its manifest says")
 
 
 @click.command()
@@ -137,21 +116,6 @@ def status(export_id: str | None, as_json: bool) -> None:
         Console().print(table)
 
 
-@click.command()
-@click.argument("export_id")
-@click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write; export.<ext> if left out."
-)
-def download(export_id: str, output: Path | None) -> None:
-    """Copy a finished export, and its manifest, out of the storage."""
-    from export_pipeline.exporter import Exporter
-
-    with Exporter(Settings.load()) as exporter:
-        row = exporter.requests.get(export_id)
-        written = exporter.download(row, output)
-    click.echo(str(written))
-
-
 def public(row: Request) -> dict[str, Any]:
     """Return what a program may know of a request: all but the selection, which holds uids."""
     names = (name for name in row.__slots__ if name not in ("selection", "idempotency_key"))
@@ -161,7 +125,7 @@ def public(row: Request) -> dict[str, Any]:
 
 def follow(requests: Any, request_id: str) -> Iterator[Request]:
     """Yield a request each time it is looked at, with a bar on a terminal, until it has finished."""
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("pending", total=None)
         while True:
             row = requests.get(request_id)
@@ -174,13 +138,6 @@ def follow(requests: Any, request_id: str) -> Iterator[Request]:
 
 def _finished(requests: Any, request_id: str) -> Request:
     return next(row for row in follow(requests, request_id) if row.status in FINISHED)
-
-
-def _print_manifest(manifest: Any) -> None:
-    table = Table("collection", "outcome", "documents", "bytes")
-    for report in manifest.collections:
-        table.add_row(report.collection, report.outcome, f"{report.documents_written:,}", f"{report.bytes:,}")
-    Console().print(table)
 
 
 def _print_estimate(estimate: Any, as_json: bool) -> None:
@@ -203,25 +160,6 @@ def _requests() -> Iterator[Any]:
 
     with Exporter(Settings.load()) as exporter:
         yield exporter.requests
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal,
-        transient=True,
-    )
-
-
-@contextmanager
-def _reading_bar() -> Iterator[Any]:
-    with _bar() as bar:
-        task = bar.add_task("reading", total=None)
-        yield lambda documents: bar.advance(task, documents)
 
 
 def _print_request(row: Request) -> None:

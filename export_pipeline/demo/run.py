@@ -21,7 +21,7 @@ from export_pipeline.exporter import Exporter
 from export_pipeline.guardian import Guarded
 from export_pipeline.mongo.embedded import embedded_mongo, free_port
 from export_pipeline.packages.manifest import Manifest
-from export_pipeline.packages.verify import MANIFEST
+from export_pipeline.packages.naming import MANIFEST
 from export_pipeline.requests.models import FINISHED, NewRequest, Request
 from export_pipeline.settings import ENV_PREFIX, Settings
 

@@ -8,6 +8,7 @@ is it.
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import BinaryIO
 
 from export_pipeline.errors import IncompleteError
@@ -25,8 +26,8 @@ _LARGEST_METADATA = 1 << 16
 
 
 class _BsonWriter:
-    def __init__(self, sink: Sink) -> None:
-        self._zip = ZipStream(sink, compress=False)
+    def __init__(self, sink: Sink, *, compress: bool) -> None:
+        self._zip = ZipStream(sink, compress=compress)
         self._collection: str | None = None
 
     def write(self, collection: str, piece: Piece) -> None:
@@ -46,44 +47,64 @@ class _BsonWriter:
     def close(self) -> None:
         self._zip.close()
 
+    def to_come(self, collection: str, size: int, documents: int) -> int:  # noqa: ARG002
+        """See ``SplittingWriter.to_come``."""
+        return size + self._zip.to_come(2 * len(FOLDER + member_stem(collection)) + len(_metadata(collection)) + 400)
+
 
 class BsonArchive:
-    """A dump in a zip file, not compressed: it is as fast as the reading."""
+    """A dump in a zip file; not compressed, it is as fast as the reading."""
 
     name = "bson"
     extension = "bson.zip"
     media_type = "application/zip"
+    takes = frozenset({"compression", "split_bytes"})
+    compresses_inside = True
 
-    def survey(self, options: WriteOptions) -> None:
+    def survey(self, options: WriteOptions, about: About | None = None) -> None:
         """See ``Format.survey``: none is needed."""
 
     def writer(
         self,
         sink: Sink,
-        options: WriteOptions,  # noqa: ARG002
+        options: WriteOptions,
         survey: Survey | None = None,  # noqa: ARG002
         about: About | None = None,  # noqa: ARG002
     ) -> _BsonWriter:
         """See ``Format.writer``."""
-        return _BsonWriter(sink)
+        return _BsonWriter(sink, compress=options.compression == "gzip")
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``."""
         found: Counter[str] = Counter()
-        announced: str | None = None
-        for name, content in members(file):
-            if announced is None:
-                announced = collection_of(name, FOLDER, _METADATA)
-                if _named_in(whole(content, _LARGEST_METADATA)) != announced:
-                    raise IncompleteError("a collection's metadata are not its own")
-            elif collection_of(name, FOLDER, _DOCUMENTS) != announced:
-                raise IncompleteError("a collection's metadata are not followed by its documents")
-            else:
-                found[announced] = _count_documents(content)
-                announced = None
-        if announced is not None:
-            raise IncompleteError("a collection's metadata are not followed by its documents")
+        for collection, content in _collections(file):
+            found[collection] = sum(len(offsets) for _, offsets in _pieces(content))
         return found
+
+
+def documents(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Yield each document of an archive with its collection. Raises IncompleteError for damage."""
+    for collection, content in _collections(file):
+        for data, offsets in _pieces(content):
+            for begin, end in pairwise([*offsets, len(data)]):
+                yield collection, data[begin:end]
+
+
+def _collections(file: BinaryIO) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Yield each collection and the chunks of its documents."""
+    announced: str | None = None
+    for name, content in members(file):
+        if announced is None:
+            announced = collection_of(name, FOLDER, _METADATA)
+            if _named_in(whole(content, _LARGEST_METADATA)) != announced:
+                raise IncompleteError("a collection's metadata are not its own")
+        elif collection_of(name, FOLDER, _DOCUMENTS) != announced:
+            raise IncompleteError("a collection's metadata are not followed by its documents")
+        else:
+            yield announced, content
+            announced = None
+    if announced is not None:
+        raise IncompleteError("a collection's metadata are not followed by its documents")
 
 
 def _metadata(collection: str) -> bytes:
@@ -101,15 +122,15 @@ def _named_in(metadata: bytes) -> object:
     return said.get("collectionName") if isinstance(said, dict) else None
 
 
-def _count_documents(chunks: Iterator[bytes]) -> int:
-    documents, rest = 0, b""
+def _pieces(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, list[int]]]:
+    """Yield whole documents end to end, and where each begins."""
+    rest = b""
     for chunk in chunks:
         data = rest + chunk
         offsets, end = whole_documents(data)
-        documents += len(offsets)
+        yield data[:end], offsets
         rest = data[end:]
         if len(rest) > _LARGEST_DOCUMENT:
             raise IncompleteError("a document is larger than a document can be")
     if rest:
         raise IncompleteError("a collection ends in the middle of a document")
-    return documents

@@ -66,8 +66,10 @@ SIZES = {
 }
 """Of the kinds of fixed size, in bytes."""
 
-_YEAR_1, _YEAR_10000 = -62_135_596_800_000, 253_402_300_800_000
-_EXACT_IN_DOUBLE = 1 << 53
+YEAR_1, YEAR_10000 = -62_135_596_800_000, 253_402_300_800_000
+"""When they begin, in milliseconds since 1970."""
+EXACT_IN_DOUBLE = 1 << 53
+"""A double holds all integers up to it."""
 
 _length = Struct("<i").unpack_from
 _long = Struct("<q").unpack_from
@@ -117,9 +119,9 @@ ENDS: dict[int, Callable[[bytes, int], int]] = {
 def kind_at(data: bytes, type_: int, value: int) -> str:
     """Return the kind of a value of a known type."""
     if type_ == 0x12:
-        return "long" if -_EXACT_IN_DOUBLE <= _long(data, value)[0] < _EXACT_IN_DOUBLE else LARGE_LONG
+        return "long" if -EXACT_IN_DOUBLE <= _long(data, value)[0] < EXACT_IN_DOUBLE else LARGE_LONG
     if type_ == 0x09:
-        return "date" if _YEAR_1 <= _long(data, value)[0] < _YEAR_10000 else ODD_DATE
+        return "date" if YEAR_1 <= _long(data, value)[0] < YEAR_10000 else ODD_DATE
     if type_ == 0x05:
         return OTHER_BINARY if data[value + 4] else "binData"
     return _KINDS[type_]
@@ -143,6 +145,11 @@ def fields(data: bytes, start: int, stop: int) -> Iterator[Field]:
         pass
     encode_document(data[start:stop], "canonical")  # says which field is damaged, and how
     raise EncodingError("a document is not valid BSON")
+
+
+def type_kind(type_: int) -> str:
+    """Return the kind of most values of a type."""
+    return _KINDS[type_]
 
 
 # Patterns for what many documents of a collection have in common.
@@ -169,15 +176,20 @@ def pattern(name: bytes, kinds: Collection[str], *, capturing: bool = False) -> 
     """
     choices = []
     for kind in groups(kinds):
-        value = _ONE_KIND.get(kind, b".{%d}" % SIZES.get(kind, 0))
-        if {"long": LARGE_LONG, "date": ODD_DATE}.get(kind) in kinds:
-            value = b".{8}"
+        value = value_pattern(kind, kinds)
         if capturing and SIZES.get(kind):
             value = b"(%b)" % value
         elif capturing and kind == "string":
             value = _WITH_LENGTH
         choices.append(re.escape(TYPES[kind] + name) + rb"\0" + value)
     return b"(?:%b)?+" % b"|".join(choices)
+
+
+def value_pattern(kind: str, kinds: Collection[str]) -> bytes:
+    """Return a regular expression for the values of ``kind``, which is patterned, in a field that holds ``kinds``."""
+    if {"long": LARGE_LONG, "date": ODD_DATE}.get(kind) in kinds:
+        return b".{8}"
+    return _ONE_KIND.get(kind, b".{%d}" % SIZES.get(kind, 0))
 
 
 def groups(kinds: Collection[str]) -> list[str]:

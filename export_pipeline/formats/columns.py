@@ -4,18 +4,27 @@ A survey of all documents finds the columns. No value is left out: what has no c
 many names or one comes twice, stands in the last column ``_rest``, as one JSON object.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
 from itertools import pairwise
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class, whatever its name says
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from export_pipeline.errors import IncompleteError
-from export_pipeline.formats.bson_fields import ENDS, fields
-from export_pipeline.formats.bson_walk import DOCUMENT, is_like_tag, quote, tables
-from export_pipeline.formats.extended_json import EncodingError, encode_document, encode_documents, encode_value
+from export_pipeline.formats.bson_fields import ENDS, SIZES, TYPES, fields
+from export_pipeline.formats.bson_values import decimal_text as decimal_text
+from export_pipeline.formats.bson_values import double_text as double_text
+from export_pipeline.formats.bson_values import id_text as id_text
+from export_pipeline.formats.bson_values import json_text as json_text
+from export_pipeline.formats.bson_values import read_bool as read_bool
+from export_pipeline.formats.bson_values import read_double as read_double
+from export_pipeline.formats.bson_values import read_int as read_int
+from export_pipeline.formats.bson_values import read_text as read_text
+from export_pipeline.formats.bson_walk import DOCUMENT, is_like_tag
+from export_pipeline.formats.column_parts import EMPTY_DOCUMENT, LONGEST_NAME, KnownFields, Layout, Part, value_of
+from export_pipeline.formats.extended_json import EncodingError, encode_document
 from export_pipeline.mongo.bson_stream import Piece
 
 TAG, ID, REST = "_col", "_id", "_rest"
@@ -23,95 +32,24 @@ TAG, ID, REST = "_col", "_id", "_rest"
 MOST_COLUMNS = 2_000
 """Where names are data (a map by date, by user) there may be millions."""
 
-LONGEST_NAME = 200
-"""In bytes. Longer names are data too."""
+WORTH_A_LAYOUT = 500
+"""Documents. To compile a pattern takes as long as to walk so many."""
+
+_LEARNED_SHARE = 8
+"""Of so many documents that had to be walked, a layout learns from one."""
 
 _CACHED = 10_000
 
-_WINDOW = 256
-"""Documents that are made rows together, so that embedded ones of the same field can be written together."""
+_WINDOW, _WINDOW_CELLS = 512, 1 << 16
+"""Documents that are made rows together, so that a column is written at once; and cells, as rows may be wide."""
 
-_WORTH_LEARNING = 32
-"""Embedded documents; fewer are written faster without learning what they have in common."""
-
-T = TypeVar("T")
-Cell = Callable[[bytes, int, int], T]
-"""Makes a cell of the value ``data[begin:end]``."""
-
-_SIZES = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
+_DATE = 0x09
+_int32 = Struct("<i").pack
 _DAMAGE = (EncodingError, LookupError, ValueError, StructError)
-_Nested = dict[bytes, list[tuple[list[T | None], int, bytes]]]
-"""Embedded documents by the name of their field: the row and the column where their text goes, and their bytes."""
+_SIZES = {TYPES[kind][0]: size for kind, size in SIZES.items()}
 
-_EMPTY_DOCUMENT = 5
-_double = Struct("<d").unpack_from
-_int32 = Struct("<i").unpack_from
-_int64 = Struct("<q").unpack_from
-_DOUBLE_TEXT = tables("canonical").items[b"\x01"][5]
-_DECIMAL_TEXT = tables("canonical").items[b"\x13"][5]
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - all dates of BSON are UTC, and naive ones are written faster
-
-
-# Values, each read from ``data[begin:end]``.
-
-
-def read_text(data: bytes, begin: int, end: int) -> str:
-    """Return a string; the lone surrogates that old drivers stored become escapes, as no text file can hold them."""
-    if end < begin + 5 or data[end - 1]:
-        raise ValueError
-    raw = data[begin + 4 : end - 1]
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("utf-8", "surrogatepass").encode("utf-8", "backslashreplace").decode()
-
-
-def read_double(data: bytes, begin: int, _end: int) -> float:
-    """Return a double."""
-    value: float = _double(data, begin)[0]
-    return value
-
-
-def read_int(data: bytes, begin: int, end: int) -> int:
-    """Return an integer of 32 or 64 bits. A date is one too: milliseconds since 1970."""
-    value: int = (_int32 if end - begin == 4 else _int64)(data, begin)[0]
-    return value
-
-
-def read_bool(data: bytes, begin: int, _end: int) -> bool:
-    """Return a boolean."""
-    if data[begin] > 1:
-        raise ValueError
-    return data[begin] == 1
-
-
-def double_text(data: bytes, begin: int, _end: int) -> str:
-    """Return a double as the shortest decimal that reads back as the same."""
-    return _DOUBLE_TEXT(_double(data, begin)[0])
-
-
-def decimal_text(data: bytes, begin: int, end: int) -> str:
-    """Return a decimal128 with all its digits."""
-    return _DECIMAL_TEXT(data[begin:end])
-
-
-def id_text(data: bytes, begin: int, end: int) -> str:
-    """Return an ObjectId as hexadecimal digits."""
-    return data[begin:end].hex()
-
-
-def date_text(data: bytes, begin: int, end: int) -> str:
-    """Return a date as ISO 8601 has it; in Extended JSON where its year has not four digits."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=_int64(data, begin)[0])
-    except OverflowError:
-        return json_text(0x09, data, begin, end)
-    return f"{moment.isoformat(timespec='milliseconds')}Z"
-
-
-def json_text(kind: int, data: bytes, begin: int, end: int) -> str:
-    """Return a value of any type as relaxed Extended JSON."""
-    return encode_value(kind, data[begin:end], "relaxed").decode()
+Render = Callable[[int, Iterable[Part]], list[bytes]]
+"""Makes rows of so many documents, given by the parts of their columns. It raises what ``cell_text`` does."""
 
 
 class Slot(NamedTuple):
@@ -151,12 +89,18 @@ class Table:
     def __init__(self, collection: str, *, dotted: bool) -> None:
         self.collection = collection
         self.documents = 0
+        self.date_columns: set[int] = set()
+        """Those of which some values are dates."""
         self._dotted = dotted
         self._surveying = True
         self._columns = {ID.encode(): 1}
         self._has_rest = False
         self._cached = 0
         self._slots = _Slots(self, b"")
+        self._known = KnownFields(dotted=dotted)
+        self._layout: Layout | None = None
+        # Documents that were walked since a layout was made, and at how many it is made anew.
+        self._walked, self._patience = 0, WORTH_A_LAYOUT
 
     @property
     def header(self) -> list[str]:
@@ -168,76 +112,28 @@ class Table:
     def see(self, piece: Piece) -> None:
         """Make columns for the fields of some documents."""
         self.documents += len(piece)
-        for start, stop in pairwise([*piece.offsets, len(piece.data)]):
-            filled: list[int | None] | None = None
-            with suppress(*_DAMAGE):
-                filled = [slot.column for slot, _, _ in self._fields(piece.data, start, stop, self._slots)]
-            if filled is None:
-                raise self._explained([piece.data[start:stop]])
-            if None in filled or len(set(filled)) != len(filled):
-                self._has_rest = True
+        for bounds in self._windows(piece):
+            missed: Sequence[int] = range(len(bounds) - 1)
+            if self._layout is not None:
+                missed = self._layout.take(piece.data, bounds).missed
+            for number in missed:
+                self._look(piece.data, bounds[number], bounds[number + 1])
 
     def finish(self) -> None:
         """End the survey: from here on, names without a column are for the rest."""
+        if self._surveying and self._layout is not None:
+            self._lay_out()
         self._surveying = False
 
-    def rows(self, piece: Piece, cells: Mapping[int, Cell[T]], text: Callable[[str], T]) -> Iterator[list[T | None]]:
-        """Yield documents as rows; None is a field that is missing.
-
-        ``cells`` says for each BSON type how to make a cell; ``text`` does of the tag, and of Extended JSON.
-        """
-        data = piece.data
-        bounds = list(pairwise([*piece.offsets, len(data)]))
-        for first in range(0, len(bounds), _WINDOW):
-            window = bounds[first : first + _WINDOW]
-            rows: list[list[T | None]] | None = None
+    def lines(self, piece: Piece, render: Render) -> Iterator[list[bytes]]:
+        """Yield documents as rows, some hundred at a time. Raises EncodingError."""
+        for bounds in self._windows(piece):
+            lines: list[bytes] | None = None
             with suppress(*_DAMAGE):
-                nested: _Nested[T] = {}
-                rows = [self._row(data, start, stop, nested, cells, text) for start, stop in window]
-                for name, values in nested.items():
-                    for (row, column, _), json in zip(values, self._nested_json(name, values), strict=True):
-                        row[column] = text(json)
-            if rows is None:  # said out here, so that no exception that carries stored values hangs on it
-                raise self._explained(data[start:stop] for start, stop in window)
-            yield from rows
-
-    def _row(
-        self,
-        data: bytes,
-        start: int,
-        stop: int,
-        nested: _Nested[T],
-        cells: Mapping[int, Cell[T]],
-        text: Callable[[str], T],
-    ) -> list[T | None]:
-        """Return a document's row; its cells with embedded documents are left to be written with those of others."""
-        row: list[T | None] = [None] * (len(self._columns) + 1)
-        row[0] = text(self.collection)
-        rest: list[str] = []
-        for slot, begin, end in self._fields(data, start, stop, self._slots):
-            column, kind = slot.column, slot.kind
-            if column is None or row[column] is not None:
-                rest.append(f"{quote(slot.name)}:{json_text(kind, data, begin, end)}")
-            elif kind in cells:
-                row[column] = cells[kind](data, begin, end)
-            elif kind == DOCUMENT and end - begin >= _EMPTY_DOCUMENT:
-                row[column] = text("")
-                nested.setdefault(slot.name, []).append((row, column, data[begin:end]))
-            else:
-                row[column] = text(json_text(kind, data, begin, end))
-        if self._has_rest:
-            row.append(text(f"{{{','.join(rest)}}}") if rest else None)
-        elif rest:
-            raise IncompleteError(f"{self.collection}: a document has fields that it had not when it was surveyed")
-        return row
-
-    def _nested_json(self, name: bytes, values: list[tuple[list[T | None], int, bytes]]) -> list[str]:
-        """Return embedded documents of one column as relaxed Extended JSON."""
-        documents = [document for _, _, document in values]
-        if len(documents) < _WORTH_LEARNING:
-            return [json_text(DOCUMENT, document, 0, len(document)) for document in documents]
-        field = f"{self.collection}.{name.decode(errors='replace')}"
-        return [line.decode() for line in encode_documents(b"".join(documents), "relaxed", field)]
+                lines = self._lines(piece.data, bounds, render)
+            if lines is None:  # said out here, so that no exception that carries stored values hangs on it
+                raise self._explained(piece.data[start:stop] for start, stop in pairwise(bounds))
+            yield lines
 
     def renamed(self, piece: Piece) -> int:
         """Return how many documents have a field that made place for the tag."""
@@ -247,6 +143,76 @@ class Table:
             any(is_like_tag(field.name) for field in fields(piece.data, start, stop))
             for start, stop in pairwise([*piece.offsets, len(piece.data)])
         )
+
+    def _windows(self, piece: Piece) -> Iterator[list[int]]:
+        """Yield where documents begin, and where the last one of a window ends."""
+        bounds = [*piece.offsets, len(piece.data)]
+        size = min(_WINDOW, _WINDOW_CELLS // len(self._columns) + 1)
+        for first in range(0, len(piece), size):
+            yield bounds[first : first + size + 1]
+
+    def _look(self, data: bytes, start: int, stop: int) -> None:
+        """Make columns for the fields of one document."""
+        filled: list[int | None] | None = None
+        with suppress(*_DAMAGE):
+            filled = [slot.column for slot, _, _ in self._fields(data, start, stop, self._slots)]
+            if self._walked % _LEARNED_SHARE == 0:
+                self._known.learn(data, start, stop)
+        if filled is None:
+            raise self._explained([data[start:stop]])
+        if None in filled or len(set(filled)) != len(filled):
+            self._has_rest = True
+        self._walked += 1
+        if self._walked == self._patience:
+            # Where every document brings something new, layouts never pay.
+            self._walked, self._patience = 0, self._patience * 2
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        self._layout = Layout(self._known.laid_out(self._column_at))
+
+    def _lines(self, data: bytes, bounds: Sequence[int], render: Render) -> list[bytes]:
+        count = len(bounds) - 1
+        if self._layout is None:
+            return render(count, self._walk(data, bounds, range(count)))
+        taken = self._layout.take(data, bounds)
+        if not taken.missed:
+            return render(count, taken.parts())
+        lines = [b""] * count
+        for numbers, parts in (
+            (taken.numbers, taken.parts()),
+            (taken.missed, self._walk(data, bounds, taken.missed)),
+        ):
+            rows = render(len(numbers), parts) if numbers else []
+            for number, row in zip(numbers, rows, strict=True):
+                lines[number] = row
+        return lines
+
+    def _walk(self, data: bytes, bounds: Sequence[int], numbers: Sequence[int]) -> list[Part]:
+        """Return the parts of some documents, field by field."""
+        found: dict[tuple[int, int], tuple[list[bytes], list[int]]] = defaultdict(lambda: ([], []))
+        for place, number in enumerate(numbers):
+            filled: set[int] = set()
+            rest: list[bytes] = []
+            for slot, begin, end in self._fields(data, bounds[number], bounds[number + 1], self._slots):
+                column, kind = slot.column, slot.kind
+                if column is None or column in filled:
+                    rest.append(b"%c%b\0%b" % (kind, slot.name, data[begin:end]))
+                    continue
+                filled.add(column)
+                values, places = found[column, kind]
+                values.append(value_of(kind, data, begin, end))
+                places.append(place)
+            if rest and not self._has_rest:
+                raise IncompleteError(f"{self.collection}: a document has fields that it had not when it was surveyed")
+            if rest:
+                values, places = found[len(self._columns) + 1, DOCUMENT]
+                values.append(_document(b"".join(rest)))
+                places.append(place)
+        return [
+            Part(column, kind, values, places if len(places) < len(numbers) else None)
+            for (column, kind), (values, places) in found.items()
+        ]
 
     def _fields(self, data: bytes, start: int, stop: int, slots: _Slots) -> Iterator[tuple[Slot, int, int]]:
         """Yield the fields of the document ``data[start:stop]``: their slots, and where their values begin and end."""
@@ -260,7 +226,7 @@ class Table:
                 raise ValueError
             if slot.inner is None:
                 yield slot, begin, position
-            elif position - begin > _EMPTY_DOCUMENT:
+            elif position - begin > EMPTY_DOCUMENT:
                 yield from self._fields(data, begin, position, slot.inner)
             else:
                 yield slot._replace(column=self._column(slot.name)), begin, position
@@ -270,10 +236,10 @@ class Table:
     def slot(self, prefix: bytes, head: bytes) -> Slot:
         """Return the slot for a head, not looking at those that are known."""
         kind, name = head[0], head[1:]
-        if not prefix and is_like_tag(name):
-            name = b"_" + name  # as in JSON, so that the tag is the only one
-        path = prefix + name
+        path = prefix + name if prefix else _beside_tag(name)
         inner = None
+        if kind == _DATE and (column := self._column(path)) is not None:
+            self.date_columns.add(column)
         if kind == DOCUMENT and self._dotted and not prefix and name != ID.encode():
             inner = _Slots(self, path + b".")
         return Slot(self._column(path) if inner is None else None, _SIZES.get(kind, -1), ENDS[kind], kind, path, inner)
@@ -286,6 +252,10 @@ class Table:
             if len(path) <= LONGEST_NAME and path != REST.encode():
                 column = self._columns[path] = len(self._columns) + 1
         return column
+
+    def _column_at(self, path: tuple[bytes, ...]) -> int | None:
+        first, *inner = path
+        return self._columns.get(b".".join((_beside_tag(first), *inner)))
 
     def make_place(self) -> None:
         """Keep the slots that are remembered from filling the memory."""
@@ -302,6 +272,15 @@ class Table:
         except EncodingError as error:
             problem = str(error)  # it names the field
         return EncodingError(f"collection {self.collection!r}: {problem}")
+
+
+def _beside_tag(name: bytes) -> bytes:
+    """Return a field's name as in JSON, so that the tag is the only one."""
+    return b"_" + name if name.endswith(b"_col") and is_like_tag(name) else name
+
+
+def _document(elements: bytes) -> bytes:
+    return b"%b%b\0" % (_int32(len(elements) + EMPTY_DOCUMENT), elements)
 
 
 class ColumnSurvey:

@@ -4,69 +4,29 @@ Text, numbers, booleans, ids and dates (UTC) stand as they are; all else is rela
 null, one that is empty text, and one that is missing look alike: CSV cannot tell them apart.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import BinaryIO
 
 from export_pipeline.errors import IncompleteError
-from export_pipeline.formats.columns import (
-    TAG,
-    Cell,
-    ColumnSurvey,
-    Table,
-    date_text,
-    decimal_text,
-    double_text,
-    id_text,
-    read_bool,
-    read_int,
-    read_text,
-)
+from export_pipeline.formats.column_parts import Part
+from export_pipeline.formats.columns import TAG, ColumnSurvey, Table
+from export_pipeline.formats.csv_cells import cells, lines, text_cells
 from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.formats.zip_stream import ZipStream, collection_of, member_stem, members
 from export_pipeline.mongo.bson_stream import Piece
 
 _EXTENSION = ".csv"
 
-_WINDOW_CELLS = 1 << 16
-"""Cells that are in memory at once: rows of thousands of columns are mostly empty ones."""
-
-_FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-"""How text begins that spreadsheets may run (owasp.org, CSV injection), the full-width forms included."""
-
-
-def _harmless(text: str) -> str:
-    """Return text such that spreadsheets show it; the apostrophe tells them to."""
-    return f"'{text}" if text[:1] in _FORMULA else text
-
-
-def _as_is(text: str) -> str:
-    return text
-
-
-_CELLS: dict[int, Cell[str]] = {
-    0x01: double_text,
-    0x02: read_text,
-    0x07: id_text,
-    0x08: lambda data, begin, end: "true" if read_bool(data, begin, end) else "false",
-    0x09: date_text,
-    0x0A: lambda _data, _begin, _end: "",
-    0x10: lambda data, begin, end: str(read_int(data, begin, end)),
-    0x12: lambda data, begin, end: str(read_int(data, begin, end)),
-    0x13: decimal_text,
-}
-_HARMLESS_CELLS = _CELLS | {0x02: lambda data, begin, end: _harmless(read_text(data, begin, end))}
+_MOST_FROM_A_BYTE = 32
+"""Bytes of CSV that come of one of BSON: of three for an item of an array, ``{""$undefined"":true},``."""
 
 
 class _CsvWriter:
     def __init__(self, sink: Sink, options: WriteOptions, survey: ColumnSurvey) -> None:
         self._zip = ZipStream(sink, compress=True)
         self._survey = survey
-        self._text = _as_is if options.formulas else _harmless
-        self._cells = _CELLS if options.formulas else _HARMLESS_CELLS
+        self._formulas = options.formulas
         self._table: Table | None = None
         self._renamed = 0
 
@@ -74,17 +34,19 @@ class _CsvWriter:
         if self._table is None or self._table.collection != collection:
             self._table = self._survey.table(collection)
             self._zip.begin(member_stem(collection) + _EXTENSION)
-            self._write_rows([[self._text(name) for name in self._table.header]])
-        rows = self._table.rows(piece, self._cells, self._text)
-        at_once = _WINDOW_CELLS // len(self._table.header) + 1
-        while window := list(islice(rows, at_once)):
-            self._write_rows(window)
+            self._write_lines([self._header(self._table)])
+        rows = _Rows(self._table, formulas=self._formulas)
+        for written in self._table.lines(piece, rows.lines):
+            self._write_lines(written)
         self._renamed += self._table.renamed(piece)
 
-    def _write_rows(self, rows: Iterable[list[str] | list[str | None]]) -> None:
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\r\n").writerows(rows)
-        self._zip.write(text.getvalue().encode())
+    def _header(self, table: Table) -> bytes:
+        names = [name.encode() for name in table.header]
+        return b",".join(text_cells(names, formulas=self._formulas))
+
+    def _write_lines(self, written: list[bytes]) -> None:
+        written.append(b"")
+        self._zip.write(b"\r\n".join(written))
 
     def end_collection(self) -> int:
         self._zip.end()
@@ -92,8 +54,40 @@ class _CsvWriter:
         renamed, self._renamed = self._renamed, 0
         return renamed
 
+    def to_come(self, collection: str, size: int, documents: int) -> int:
+        """See ``SplittingWriter.to_come``."""
+        table = self._survey.table(collection)
+        header = self._header(table)
+        line = 2 * len(collection.encode()) + len(table.header) + 4
+        new = len(header) + 2 * len(member_stem(collection)) + 200
+        return self._zip.to_come(new + documents * line + size * _MOST_FROM_A_BYTE)
+
     def close(self) -> None:
         self._zip.close()
+
+
+class _Rows:
+    """Makes lines of a collection's documents."""
+
+    def __init__(self, table: Table, *, formulas: bool) -> None:
+        self._collection = table.collection
+        self._width = len(table.header)
+        self._formulas = formulas
+        (self._tag,) = text_cells([table.collection.encode()], formulas=formulas)
+
+    def lines(self, count: int, parts: Iterable[Part]) -> list[bytes]:
+        columns: list[list[bytes] | None] = [None] * (self._width - 1)
+        for part in parts:
+            made = cells(part, f"{self._collection}\0{part.column}", formulas=self._formulas)
+            if part.places is None:
+                columns[part.column - 1] = list(made)
+                continue
+            column = columns[part.column - 1]
+            if column is None:
+                column = columns[part.column - 1] = [b""] * count
+            for place, cell in zip(part.places, made, strict=True):
+                column[place] = cell
+        return lines(count, self._tag, columns)
 
 
 class CsvZip:
@@ -102,8 +96,10 @@ class CsvZip:
     name = "csv"
     extension = "csv.zip"
     media_type = "application/zip"
+    takes = frozenset({"dotted", "formulas", "split_bytes"})
+    compresses_inside = True
 
-    def survey(self, options: WriteOptions) -> ColumnSurvey:
+    def survey(self, options: WriteOptions, about: About | None = None) -> ColumnSurvey:  # noqa: ARG002
         """See ``Format.survey``."""
         return ColumnSurvey(dotted=options.dotted)
 

@@ -1,125 +1,56 @@
-"""Excel: a workbook with one sheet per collection, after a sheet that says which is which.
+"""Excel: a workbook with one sheet per collection, and one that says which is which.
 
-Numbers and dates (UTC) are real ones where Excel can hold them, else text that says the same; it computes with 15
-digits. Rows go to temporary files as they come, so memory stays flat, and the workbook is put together at the end.
+It is written as the documents come, the parts that name the sheets last. Numbers and dates (UTC) are real ones where
+Excel can hold them, else text that says the same; it computes with 15 digits.
 """
 
-import math
 import re
-import shutil
-import tempfile
-import weakref
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar
-from xml.sax.saxutils import escape
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, ClassVar
 
-from export_pipeline.errors import BadInputError, ExportPipelineError, IncompleteError
-from export_pipeline.formats.columns import (
-    Cell,
-    ColumnSurvey,
-    Table,
-    date_text,
-    decimal_text,
-    double_text,
-    id_text,
-    read_bool,
-    read_double,
-    read_int,
-    read_text,
+from export_pipeline.errors import ExportPipelineError, IncompleteError
+from export_pipeline.formats import excel_parts as parts_of
+from export_pipeline.formats.column_parts import Part
+from export_pipeline.formats.columns import ColumnSurvey, Table
+from export_pipeline.formats.excel_cells import (
+    LONGEST_TEXT,
+    NUMBER,
+    SPACED,
+    TEXT,
+    Cells,
+    LongTextError,
+    cell,
+    cells,
+    escaped,
+    numbered,
+    rows,
+    unescaped,
 )
 from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
-from export_pipeline.formats.zip_stream import members, whole
+from export_pipeline.formats.zip_stream import LARGEST_SMALL, ZipStream, members, whole
 from export_pipeline.mongo.bson_stream import Piece
-
-if TYPE_CHECKING:
-    from xlsxwriter import Workbook
-    from xlsxwriter.worksheet import Worksheet
 
 MOST_ROWS = 1_048_576
 """Of a sheet, the header included."""
-LONGEST_TEXT = 32_767
-"""Of a cell, in UTF-16 units."""
 LONGEST_SHEET_NAME = 31
-"""The same."""
+"""In UTF-16 units."""
+MOST_BYTES = LARGEST_SMALL - (64 << 20)
+"""Of a sheet, and of the workbook, whose end must find its place too: Excel takes larger files for damaged."""
 
 CONTENTS = "Contents"
 _CONTENTS_HEADER = ("Sheet", "Collection", "Documents")
 _RESERVED = {CONTENTS.lower(), "history"}
-_FORBIDDEN_IN_SHEET_NAME = re.compile(r"[\[\]:*?/\\]")
-_DATE_FORMAT = "yyyy-mm-dd hh:mm:ss.000"
-_CREATED = datetime(1980, 1, 1, tzinfo=UTC)  # the true time would make two exports of the same data differ
+_FORBIDDEN_IN_SHEET_NAME = re.compile(r"[\[\]:*?/\\\0-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
 
-_CHUNK = 1 << 20
 _LARGEST_CONTENTS = 16 << 20
-
-_MILLISECONDS_OF_DAY = 86_400_000
-_DAY_1970 = 25_569
-_FIRST_DATE, _END_OF_DATES = -2_203_891_200_000, 253_402_300_800_000
-"""1900-03-01, as Excel believes in a 29 February before it, and the year 10000; in milliseconds since 1970."""
-_EXACT_INTEGERS = 1 << 53
-_SMALLEST, _LARGEST = 2.2250738585072014e-308, 9.99e307
-"""Of the numbers that Excel knows, but for zero."""
 
 
 class ExcelLimitError(ExportPipelineError):
     """The data do not fit into an Excel workbook; the message says why, and that CSV takes them."""
 
     code: ClassVar[str] = "excel_limit"
-
-
-class _Date(float):
-    """Days since the end of 1899."""
-
-
-Value = str | float | bool
-"""Of a cell: text, a number (or a date), a truth value."""
-
-
-def _number(value: float, text: str) -> Value:
-    return value if value == 0 or _SMALLEST <= abs(value) <= _LARGEST else text
-
-
-def _double(data: bytes, begin: int, end: int) -> Value:
-    value = read_double(data, begin, end)
-    return _number(value, double_text(data, begin, end)) if math.isfinite(value) else double_text(data, begin, end)
-
-
-def _integer(data: bytes, begin: int, end: int) -> Value:
-    value = read_int(data, begin, end)
-    return value if abs(value) <= _EXACT_INTEGERS else str(value)
-
-
-def _decimal(data: bytes, begin: int, end: int) -> Value:
-    """Return a number where Excel's 15 digits are enough."""
-    text = decimal_text(data, begin, end)
-    value = float(text)
-    is_exact = math.isfinite(value) and Decimal(f"{value:.15g}") == Decimal(text)
-    return _number(value, text) if is_exact else text
-
-
-def _date(data: bytes, begin: int, end: int) -> Value:
-    milliseconds = read_int(data, begin, end)
-    if not _FIRST_DATE <= milliseconds < _END_OF_DATES:
-        return date_text(data, begin, end)
-    return _Date(_DAY_1970 + milliseconds / _MILLISECONDS_OF_DAY)
-
-
-_CELLS: dict[int, Cell[Value]] = {
-    0x01: _double,
-    0x02: read_text,
-    0x07: id_text,
-    0x08: read_bool,
-    0x09: _date,
-    0x0A: lambda _data, _begin, _end: "",
-    0x10: _integer,
-    0x12: _integer,
-    0x13: _decimal,
-}
 
 
 class _ExcelSurvey(ColumnSurvey):
@@ -130,57 +61,66 @@ class _ExcelSurvey(ColumnSurvey):
         _check_rows(collection, self.documents(collection))
 
 
+class _Sheet:
+    """The sheet of one collection while it is written."""
+
+    def __init__(self, name: str, table: Table) -> None:
+        self.name = name
+        self.table = table
+        self.documents = 0
+        self.bytes = 0
+        self._tag = cell(0, SPACED, escaped(table.collection.encode()))
+        self._header = table.header
+
+    def begin(self, documents: int) -> bytes:
+        """Return what comes before the documents."""
+        return parts_of.sheet_begin(self._header, documents + 1, self.table.date_columns)
+
+    def rows(self, count: int, parts: Iterable[Part]) -> list[bytes]:
+        """Return documents as rows without their numbers."""
+        columns: list[list[Cells]] = [[] for _ in self._header[1:]]
+        for part in parts:
+            try:
+                columns[part.column - 1] += cells(part, f"{self.table.collection}\0{part.column}")
+            except LongTextError:
+                raise ExcelLimitError(
+                    f"{self.table.collection}: a text in column {self._header[part.column]!r} is longer than the "
+                    f"{LONGEST_TEXT:,} characters that a cell of Excel takes; choose the format csv"
+                ) from None
+        return rows(count, self._tag, columns)
+
+    def numbered(self, made: list[bytes]) -> bytes:
+        """Return rows with their numbers, which follow those before."""
+        written = b"".join(numbered(made, self.documents + 2))
+        self.documents += len(made)
+        self.bytes += len(written)
+        return written
+
+
 class _ExcelWriter:
     def __init__(self, sink: Sink, survey: ColumnSurvey) -> None:
-        self._sink = sink
         self._survey = survey
-        folder = tempfile.mkdtemp(prefix="export-excel-")  # for its owner alone
-        self._file = Path(folder) / "workbook.xlsx"
-        self._book = _workbook(self._file)
-        self._clean_up = weakref.finalize(self, _give_up, self._book, folder)
-        self._date_format = self._book.add_format({"num_format": _DATE_FORMAT})
-        self._bold = self._book.add_format({"bold": True})
-        self._contents = self._book.add_worksheet(CONTENTS)
+        self._zip = ZipStream(sink, compress=True, large=False)
+        self._write_part(parts_of.RELATIONS, parts_of.relations())
+        self._write_part(parts_of.STYLES, parts_of.styles())
         self._written: list[tuple[str, str, int]] = []
         self._names = set(_RESERVED)
-        self._table: Table | None = None
-        self._sheet: Worksheet | None = None
-        self._row = 0
+        self._sheet: _Sheet | None = None
         self._renamed = 0
 
     def write(self, collection: str, piece: Piece) -> None:
-        if self._table is None or self._table.collection != collection:
-            self.end_collection()
-            self._table = self._survey.table(collection)
-            self._sheet = self._book.add_worksheet(self._sheet_name(collection))
-            self._write_header(self._sheet, self._table.header)
-            self._row = 1
-        assert self._sheet is not None
-        _check_rows(collection, self._row - 1 + len(piece))
-        for row in self._table.rows(piece, _CELLS, str):
-            for column, value in enumerate(row):
-                if value is not None and value != "":
-                    self._write_cell(self._sheet, column, value)
-            self._row += 1
-        self._renamed += self._table.renamed(piece)
-
-    def _write_header(self, sheet: "Worksheet", names: list[str] | tuple[str, ...]) -> None:
-        sheet.freeze_panes(1, 0)
-        for column, name in enumerate(names):
-            sheet.write_string(0, column, _plain(name), self._bold)
-
-    def _write_cell(self, sheet: "Worksheet", column: int, value: Value) -> None:
-        if isinstance(value, str):
-            if sheet.write_string(self._row, column, _plain(value)):
-                assert self._table is not None
-                raise ExcelLimitError(
-                    f"{self._table.collection}: a text in column {self._table.header[column]!r} is longer than the "
-                    f"{LONGEST_TEXT:,} characters that a cell of Excel takes; choose the format csv"
-                )
-        elif isinstance(value, bool):
-            sheet.write_boolean(self._row, column, value)
-        else:
-            sheet.write_number(self._row, column, value, self._date_format if isinstance(value, _Date) else None)
+        if self._sheet is None or self._sheet.table.collection != collection:
+            self._end_sheet()
+            self._sheet = _Sheet(self._sheet_name(collection), self._survey.table(collection))
+            self._zip.begin(parts_of.sheet_file(len(self._written) + 1))
+            self._zip.write(self._sheet.begin(self._survey.documents(collection)))
+        _check_rows(collection, self._sheet.documents + len(piece))
+        for made in self._sheet.table.lines(piece, self._sheet.rows):
+            written = self._sheet.numbered(made)
+            if max(self._sheet.bytes, self._zip.size) > MOST_BYTES:
+                raise ExcelLimitError(f"{collection}: it is more than a file for Excel can hold; choose the format csv")
+            self._zip.write(written)
+        self._renamed += self._sheet.table.renamed(piece)
 
     def _sheet_name(self, collection: str) -> str:
         """Return a name like the collection's that Excel takes and no other sheet has."""
@@ -194,25 +134,45 @@ class _ExcelWriter:
         return name
 
     def end_collection(self) -> int:
-        """End the sheet. Where its bytes will lie in the file only the end tells."""
-        if self._table is not None and self._sheet is not None:
-            self._written.append((self._sheet.get_name(), self._table.collection, self._row - 1))
-        self._table = self._sheet = None
+        self._end_sheet()
         renamed, self._renamed = self._renamed, 0
         return renamed
 
+    def _end_sheet(self) -> None:
+        if self._sheet is not None:
+            self._zip.write(parts_of.SHEET_END)
+            self._zip.end()
+            self._written.append((self._sheet.name, self._sheet.table.collection, self._sheet.documents))
+        self._sheet = None
+
     def close(self) -> None:
-        self.end_collection()
-        self._write_header(self._contents, _CONTENTS_HEADER)
-        for row, (sheet, collection, documents) in enumerate(self._written, 1):
-            self._contents.write_string(row, 0, _plain(sheet))
-            self._contents.write_string(row, 1, _plain(collection))
-            self._contents.write_number(row, 2, documents)
-        self._book.close()
-        with self._file.open("rb") as finished:
-            while chunk := finished.read(_CHUNK):
-                self._sink.write(chunk)
-        self._clean_up()
+        self._end_sheet()
+        self._write_part(parts_of.sheet_file(0), _contents(self._written))
+        names = [CONTENTS, *(name for name, _, _ in self._written)]
+        self._write_part(parts_of.BOOK, parts_of.book(names))
+        self._write_part(parts_of.BOOK_RELATIONS, parts_of.book_relations(len(names)))
+        self._write_part(parts_of.CONTENT_TYPES, parts_of.content_types(len(names)))
+        self._zip.close()
+
+    def _write_part(self, name: str, content: bytes) -> None:
+        self._zip.begin(name)
+        self._zip.write(content)
+        self._zip.end()
+
+
+def _contents(written: list[tuple[str, str, int]]) -> bytes:
+    """Return the sheet that lists the others."""
+    begin = parts_of.sheet_begin(_CONTENTS_HEADER, len(written) + 1, selected=True)
+    made = [
+        b'<row r="\0">%b%b%b</row>'
+        % (
+            cell(0, TEXT, escaped(sheet.encode())),
+            cell(1, TEXT, escaped(collection.encode())),
+            cell(2, NUMBER, b"%d" % documents),
+        )
+        for sheet, collection, documents in written
+    ]
+    return begin + b"".join(numbered(made, 2)) + parts_of.SHEET_END
 
 
 class Excel:
@@ -221,10 +181,11 @@ class Excel:
     name = "excel"
     extension = "xlsx"
     media_type = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    takes = frozenset({"dotted"})
+    compresses_inside = True
 
-    def survey(self, options: WriteOptions) -> ColumnSurvey:
-        """See ``Format.survey``. Raises BadInputError where the library for Excel is not installed."""
-        _check_installed()
+    def survey(self, options: WriteOptions, about: About | None = None) -> ColumnSurvey:  # noqa: ARG002
+        """See ``Format.survey``."""
         return _ExcelSurvey(dotted=options.dotted)
 
     def writer(
@@ -239,30 +200,21 @@ class Excel:
         return _ExcelWriter(sink, survey)
 
     def count(self, file: BinaryIO) -> Counter[str]:
-        """See ``Format.count``. It needs no library: a package can be verified wherever it went."""
+        """See ``Format.count``."""
         rows: dict[str, int] = {}
         contents: list[tuple[str, int]] | None = None
         for name, content in members(file):
-            if name == _sheet_file(0):
+            if name == parts_of.sheet_file(0):
                 contents = _read_contents(whole(content, _LARGEST_CONTENTS))
-            elif name.startswith("xl/worksheets/"):
+            elif name.startswith(parts_of.SHEETS):
                 rows[name] = _count_rows(content)
         if contents is None:
             raise IncompleteError(f"the workbook has no sheet {CONTENTS!r}")
-        if rows != {_sheet_file(number): documents + 1 for number, (_, documents) in enumerate(contents, 1)}:
+        if rows != {parts_of.sheet_file(number): documents + 1 for number, (_, documents) in enumerate(contents, 1)}:
             raise IncompleteError(f"the workbook's sheets are not those that its sheet {CONTENTS!r} lists")
         if len({collection for collection, _ in contents}) != len(contents):
             raise IncompleteError(f"the workbook's sheet {CONTENTS!r} lists a collection twice")
         return Counter(dict(contents))
-
-
-def _check_installed() -> None:
-    try:
-        import xlsxwriter  # noqa: F401
-    except ModuleNotFoundError:
-        raise BadInputError(
-            "format: excel needs the library XlsxWriter; pip install 'export-pipeline[excel]' brings it"
-        ) from None
 
 
 def _check_rows(collection: str, documents: int) -> None:
@@ -273,39 +225,11 @@ def _check_rows(collection: str, documents: int) -> None:
         )
 
 
-def _workbook(file: Path) -> "Workbook":
-    import xlsxwriter
-
-    book = xlsxwriter.Workbook(str(file), {"constant_memory": True, "tmpdir": str(file.parent)})
-    book.use_zip64()
-    book.set_properties({"created": _CREATED})
-    return book
-
-
-def _give_up(book: "Workbook", folder: str) -> None:
-    """Leave nothing behind, whether the workbook was finished or not."""
-    for sheet in book.worksheets():
-        if sheet.row_data_fh is not None:
-            sheet.row_data_fh.close()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _plain(text: str) -> str:
-    """Return text such that XlsxWriter writes it as text: what looks like its own markup it would write as markup."""
-    if text.startswith("<r>") and text.endswith("</r>"):
-        return f'<r><t xml:space="preserve">{escape(text)}</t></r>'
-    return text
-
-
 def _shortened(text: str, units: int) -> str:
     return text.encode("utf-16-le")[: 2 * units].decode("utf-16-le", "ignore").rstrip("'")
 
 
 # Reading back
-
-
-def _sheet_file(number: int) -> str:
-    return f"xl/worksheets/sheet{number + 1}.xml"
 
 
 def _count_rows(chunks: Iterator[bytes]) -> int:
@@ -329,11 +253,6 @@ def _read_contents(xml: bytes) -> list[tuple[str, int]]:
         header, *listed = cells
         if tuple(header) != _CONTENTS_HEADER:
             raise ValueError
-        return [(_unescaped(collection), int(documents)) for _, collection, documents in listed]
+        return [(unescaped(collection), int(documents)) for _, collection, documents in listed]
     except (ET.ParseError, ValueError):
         raise IncompleteError(f"the workbook's sheet {CONTENTS!r} is not one that was written here") from None
-
-
-def _unescaped(text: str) -> str:
-    """Take back what Excel's files do to text that looks like ``_x0041_``, an escaped character."""
-    return re.sub("_x([0-9A-Fa-f]{4})_", lambda found: chr(int(found[1], 16)), text)

@@ -72,6 +72,13 @@ def decode_line(line: bytes) -> TaggedDocument:
     raise DecodingError("a line is not one document in Extended JSON that begins with its collection's name as _col")
 
 
+def decode_document(text: bytes) -> bytes:
+    """Return the document that is written as ``text``, without a tag. Raises DecodingError; see ``decode_line``."""
+    with suppress(ArithmeticError, AttributeError, BSONError, RecursionError, TypeError, ValueError):
+        return _document(json.loads(text, object_pairs_hook=_unwrapped).pairs)
+    raise DecodingError("what should be a document in Extended JSON is none")
+
+
 def _name_before_tag(name: str) -> str:
     return name[1:] if is_like_tag(name.encode("utf-8", "surrogatepass")) else name
 

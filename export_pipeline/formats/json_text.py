@@ -1,22 +1,27 @@
 """JSON and JSON Lines: MongoDB Extended JSON v2, one document per line, the tag ``_col`` first."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import BinaryIO
 
 from export_pipeline.errors import IncompleteError
-from export_pipeline.formats.extended_json import encode_batch
+from export_pipeline.formats.encoder_pool import EncoderPool
+from export_pipeline.formats.extended_json import Encoded
 from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece
 
 _TAG = b'{"_col":"'
 
+_MOST_GROWTH = 12
+"""The most bytes of JSON for one of BSON: two bytes of a document can stand for ``"":{"$undefined":true},``."""
+
 
 class _TextWriter:
     """Documents between an opening and a closing, apart by a separator."""
 
-    def __init__(self, sink: Sink, options: WriteOptions, opening: bytes, separator: bytes, closing: bytes) -> None:
+    def __init__(self, sink: Sink, encoder: EncoderPool, opening: bytes, separator: bytes, closing: bytes) -> None:
         self._sink = sink
-        self._mode = options.json_mode
+        self._encoder = encoder
         self._separator = separator
         self._closing = closing
         self._before_next = b""
@@ -24,31 +29,56 @@ class _TextWriter:
         sink.write(opening)
 
     def write(self, collection: str, piece: Piece) -> None:
-        encoded = encode_batch(piece.data, collection, self._mode, self._separator)
-        self._sink.write(self._before_next)
-        self._sink.write(encoded.data)
-        self._before_next = self._separator
-        self._renamed += encoded.renamed
+        self._append(self._encoder.encode(piece.data, collection))
 
     def end_collection(self) -> int:
+        self._append(self._encoder.flush())
         renamed, self._renamed = self._renamed, 0
         return renamed
 
     def close(self) -> None:
+        self._append(self._encoder.flush())
+        self._encoder.close()
         # The last document's line ends too, unless there is none.
         self._sink.write(b"\n" if self._before_next else b"")
         self._sink.write(self._closing)
 
+    def to_come(self, collection: str, size: int, documents: int) -> int:
+        """See ``SplittingWriter.to_come``; with one process nothing is held back."""
+        around = len(_TAG) + 6 * len(collection.encode()) + len(self._separator)
+        return _MOST_GROWTH * size + documents * around + len(self._closing) + 1
 
-class JsonArray:
+    def _append(self, texts: Iterable[Encoded]) -> None:
+        for encoded in texts:
+            self._sink.write(self._before_next)
+            self._sink.write(encoded.data)
+            self._before_next = self._separator
+            self._renamed += encoded.renamed
+
+
+class _Json:
+    """What both have in common: by how many processes a large export is encoded."""
+
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
+
+    def survey(self, options: WriteOptions, about: About | None = None) -> None:
+        """See ``Format.survey``: none is needed."""
+
+    def _text(self, sink: Sink, options: WriteOptions, opening: bytes, separator: bytes, closing: bytes) -> _TextWriter:
+        processes = 1 if options.split_bytes else self._processes  # parts must know what is held back
+        encoder = EncoderPool(processes, options.json_mode, separator)
+        return _TextWriter(sink, encoder, opening, separator, closing)
+
+
+class JsonArray(_Json):
     """One array: ``[``, a document per line, ``]``; valid while empty."""
 
     name = "json"
     extension = "json"
     media_type = "application/json"
-
-    def survey(self, options: WriteOptions) -> None:
-        """See ``Format.survey``: none is needed."""
+    takes = frozenset({"compression", "json_mode", "split_bytes"})
+    compresses_inside = False
 
     def writer(
         self,
@@ -58,7 +88,7 @@ class JsonArray:
         about: About | None = None,  # noqa: ARG002
     ) -> _TextWriter:
         """See ``Format.writer``."""
-        return _TextWriter(sink, options, b"[\n", b",\n", b"]\n")
+        return self._text(sink, options, b"[\n", b",\n", b"]\n")
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``."""
@@ -78,15 +108,14 @@ class JsonArray:
         raise IncompleteError("the file ends before its array does")
 
 
-class JsonLines:
+class JsonLines(_Json):
     """One document per line."""
 
     name = "jsonl"
     extension = "jsonl"
     media_type = "application/x-ndjson"
-
-    def survey(self, options: WriteOptions) -> None:
-        """See ``Format.survey``: none is needed."""
+    takes = frozenset({"compression", "json_mode", "split_bytes"})
+    compresses_inside = False
 
     def writer(
         self,
@@ -96,7 +125,7 @@ class JsonLines:
         about: About | None = None,  # noqa: ARG002
     ) -> _TextWriter:
         """See ``Format.writer``."""
-        return _TextWriter(sink, options, b"", b"\n", b"")
+        return self._text(sink, options, b"", b"\n", b"")
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from export_pipeline.errors import IncompleteError
 from export_pipeline.formats.bson_fields import fields
-from export_pipeline.formats.extended_json import EncodingError, encode_documents
-from export_pipeline.formats.parquet_columns import CollectionColumns, Rest, Window
+from export_pipeline.formats.extended_json import EncodingError
+from export_pipeline.formats.parquet_arrays import repeated
+from export_pipeline.formats.parquet_columns import WINDOW, CollectionColumns
 from export_pipeline.formats.parquet_schema import ParquetSurvey, arrow_schema, is_reserved
 from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece
@@ -28,6 +29,9 @@ _MORE_FOR_A_COLUMN = 16 << 10
 
 _MOST_GATHERED = 16 << 20
 """Bytes of Arrow that are gathered, however small the documents."""
+
+_DICTIONARY_BYTES = 32 << 10
+"""Where a column has more than that of different values in a row group, a dictionary takes time and makes it larger."""
 
 
 class _ParquetWriter:
@@ -45,65 +49,56 @@ class _ParquetWriter:
             pa.PythonFile(sink, mode="w"),
             self._schema,
             compression="zstd",
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
             use_dictionary=[name for name in typed if name != "_id"],  # ids and documents do not repeat
             write_statistics=[name for name in typed if name in ("_col", "_id") or not _is_text(self._schema, name)],
         )
-        self._collections: dict[str, CollectionColumns] = {}
+        self._collection = ""
+        self._gathered: CollectionColumns | None = None
+        self._gathered_bytes = 0
         self._renamed = 0
         self._reserved = {column.name for column in self._columns if is_reserved(column.name)}
         self._nothing: dict[pa.DataType, pa.Array] = {}
-        self._gathered: list[pa.RecordBatch] = []
-        self._gathered_bytes = self._gathered_arrow = 0
         self._row_group_bytes = ROW_GROUP_BYTES + _MORE_FOR_A_COLUMN * len(self._columns)
 
     def write(self, collection: str, piece: Piece) -> None:
-        columns = self._collections.get(collection)
-        if columns is None:
-            self._collections.clear()  # documents come collection by collection
-            columns = self._collections[collection] = CollectionColumns(self._survey, self._columns, collection)
+        if self._gathered is None:  # documents come collection by collection
+            self._collection = collection
+            self._gathered = CollectionColumns(self._survey, self._columns, collection, lossless=self._lossless)
+        bounds = [*piece.offsets, len(piece.data)]
         try:
-            for window in columns.windows(piece.data, piece.offsets):
-                self._gather(collection, piece.data, window)
+            for begin in range(0, len(piece), WINDOW):
+                window = bounds[begin : begin + WINDOW + 1]
+                self._gathered.add(piece.data, window)
+                self._gathered_bytes += window[-1] - window[0]
+                if self._gathered_bytes >= self._row_group_bytes or self._gathered.size >= _MOST_GATHERED:
+                    self._put_down(self._gathered)
             if self._reserved:
                 self._renamed += self._count_renamed(piece)
         except EncodingError as error:
             raise EncodingError(f"collection {collection!r}: {error}") from None
 
     def end_collection(self) -> int:
-        self._put_down()
+        if self._gathered is not None:
+            self._put_down(self._gathered)
+            self._gathered = None
         renamed, self._renamed = self._renamed, 0
         return renamed
-
-    def _put_down(self) -> None:
-        """End the row group."""
-        import pyarrow as pa
-
-        if self._gathered:
-            self._file.write_table(pa.Table.from_batches(self._gathered))
-            self._gathered.clear()
-            self._gathered_bytes = self._gathered_arrow = 0
 
     def close(self) -> None:
         self._file.close()
 
-    def _gather(self, collection: str, data: bytes, window: Window) -> None:
+    def _put_down(self, gathered: CollectionColumns) -> None:
+        """End the row group."""
         import pyarrow as pa
 
-        made = dict(window.arrays)
-        made["_col"] = pa.DictionaryArray.from_arrays(pa.array([0] * window.count, pa.int32()), [collection])
-        if self._lossless:
-            lines = encode_documents(data[window.begin : window.end], "canonical", collection)
-            made["_doc"] = pa.array(lines, pa.string())
-        elif window.rest:
-            made["_rest"] = _rest(window.count, window.rest, self._schema.field("_rest").type)
-        self._gathered_arrow += sum(array.nbytes for array in made.values())
-        arrays = [
-            made[field.name] if field.name in made else self._nulls(field.type, window.count) for field in self._schema
-        ]
-        self._gathered.append(pa.record_batch(arrays, schema=self._schema))
-        self._gathered_bytes += window.end - window.begin
-        if self._gathered_bytes >= self._row_group_bytes or self._gathered_arrow >= _MOST_GATHERED:
-            self._put_down()
+        count = gathered.count
+        if not count:
+            return
+        made = gathered.arrays() | {"_col": repeated(self._collection, count)}
+        arrays = [made[field.name] if field.name in made else self._nulls(field.type, count) for field in self._schema]
+        self._gathered_bytes = 0
+        self._file.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
     def _nulls(self, type_: "pa.DataType", count: int) -> "pa.Array":
         """Return nulls that share their memory: a collection lacks most columns of the others."""
@@ -126,8 +121,10 @@ class Parquet:
     name = "parquet"
     extension = "parquet"
     media_type = "application/vnd.apache.parquet"
+    takes = frozenset({"lossless", "split_bytes"})
+    compresses_inside = True
 
-    def survey(self, options: WriteOptions) -> ParquetSurvey:  # noqa: ARG002
+    def survey(self, options: WriteOptions, about: About | None = None) -> ParquetSurvey:  # noqa: ARG002
         """See ``Format.survey``."""
         return ParquetSurvey()
 
@@ -158,16 +155,6 @@ class Parquet:
 
 def _count_tags(column: "pa.ChunkedArray") -> dict[str, int]:
     return {item["values"]: item["counts"] for item in column.value_counts().to_pylist()}
-
-
-def _rest(count: int, rest: Rest, type_: "pa.DataType") -> "pa.Array":
-    import pyarrow as pa
-
-    texts: list[bytes | None] = [None] * count
-    documents = b"".join((len(left) + 5).to_bytes(4, "little") + left + b"\0" for left in rest.values())
-    for place, text in zip(rest, encode_documents(documents, "relaxed"), strict=True):
-        texts[place] = text
-    return pa.ExtensionArray.from_storage(type_, pa.array(texts, pa.string()))
 
 
 def _is_json(field: "pa.Field") -> bool:

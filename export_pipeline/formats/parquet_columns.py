@@ -1,310 +1,235 @@
-"""Raw BSON documents to Arrow columns: taken apart by one pattern for a collection, then built column by column.
+"""Raw BSON documents to the columns of one collection: by shape where they have one, else walked field by field."""
 
-What the pattern does not take, and all documents of a collection with few of them, are walked field by field. Either
-way no value is decoded in Python but text that is turned into JSON: Arrow reads numbers and dates as they are stored.
-"""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import compress, pairwise
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from struct import Struct
-from struct import error as StructError  # noqa: N812 - it is a class, whatever its name says
 from typing import TYPE_CHECKING, Any
 
 from export_pipeline.formats import parquet_schema as schema
-from export_pipeline.formats.bson_fields import ENDS, LARGE_LONG, SIZES, Field, compiled, fields, groups, pattern
+from export_pipeline.formats.bson_fields import LARGE_LONG, Field, fields
+from export_pipeline.formats.bson_shapes import DiffersError
 from export_pipeline.formats.bson_walk import quote
-from export_pipeline.formats.extended_json import EncodingError, encode_documents
-from export_pipeline.formats.parquet_schema import Column, Match, ParquetSurvey, arrow_type
+from export_pipeline.formats.extended_json import encode_documents
+from export_pipeline.formats.parquet_arrays import gathered
+from export_pipeline.formats.parquet_schema import Column, ColumnType, ParquetSurvey, Surveyed
+from export_pipeline.formats.parquet_shapes import ShapeColumns, Values
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_int32 = Struct("<i").pack
-_uint32 = Struct("<I").unpack_from
+# What it takes, in microseconds of CPU for each of 50,000 events (566 bytes, 15 fields, three of them nested; 2 shared
+# cores, Python 3.11); draining find_raw_batches of the same, server included, takes 3.5:
+#
+#   the survey                    1.2, of which one match of the outline 0.5
+#   writing with _doc            11, at the best 9
+#   writing without               8, at the best 7
+#
+# At the best: regular expression 1.4, reading its groups 1.3 (a third of that comparing lengths), _doc 1.8, the nested
+# fields' JSON 1.0, gathering into buffers 1.0, the other columns 0.3, pyarrow 1.4 (half of it zstd, half of it _doc).
+# Documents that are not alike inside (maps by names that are data) are walked, at 30 without and 50 with _doc.
+#
+# Of the 105 MB over an idle process, importing pyarrow is 45, the pieces that are read 20, a row group the rest.
 
-_WINDOW_VALUES = 1 << 16
-"""Values that are taken apart before columns are made of them."""
+WINDOW = 128
+"""Documents to be made columns together: enough for columns to pay, few enough for the cache."""
 
-Slot = Sequence[bytes | None]
-"""What was found for one group of a column's pattern in each of many documents; None where it is missing.
+_LONGEST_PAUSE = 64
+"""Windows; by then documents may have become alike."""
 
-For a string these are two slots, its length and its text; for a value whose length must be read, the whole field.
-"""
+_Rows = dict[str, Values]
+"""Columns by label; those without a value may be left out."""
 
-_OPEN = ("binary", "json", "text")
-"""Types of columns whose values are not in the pattern."""
+_NO_PLACE = object()
 
-Row = tuple[bytes | None, ...]
-"""What was found in one document, or in a part of it: a value for each slot."""
-
-Rest = dict[int, bytes]
-"""By a document's place: its fields, end to end, that no column holds."""
+_int32 = Struct("<i")
+_int64 = Struct("<q")
+_double = Struct("<d")
 
 
-class _DiffersError(Exception):
-    """Documents that look like the pattern are not of it."""
+def _number(layout: Struct) -> Callable[[bytes, Field], Any]:
+    unpack = layout.unpack_from
+    return lambda data, found: unpack(data, found.value)[0]
 
 
-Segment = tuple[Match, bytes | None, bool]
-"""A pattern; the name, with its zero byte, of the field after it whose length must be read; whether that is binary."""
+def _text(data: bytes, found: Field) -> bytes:
+    raw = data[found.value + 4 : found.end - 1]
+    raw.decode()
+    return raw
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Some documents as columns."""
+def _whole(data: bytes, found: Field) -> bytes:
+    return data[found.begin : found.end]
 
-    count: int
-    arrays: "dict[str, pa.Array]"
-    """By label; columns without a value are left out."""
-    rest: Rest
-    begin: int
-    """Where the first document begins in the data, and where the last one ends."""
-    end: int
+
+_LONGS: dict[str, Callable[[bytes, Field], Any]] = {"int": _number(_int32), "long": _number(_int64)}
+_READ: dict[ColumnType, dict[str, Callable[[bytes, Field], Any]]] = {
+    "int32": {"int": _number(_int32)},
+    "int64": {**_LONGS, LARGE_LONG: _number(_int64)},
+    "double": {**_LONGS, "double": _number(_double)},
+    "bool": {"bool": lambda data, found: data[found.value]},
+    "timestamp": {"date": _number(_int64)},
+    "string": {"string": _text},
+    "objectid": {"objectId": lambda data, found: data[found.value : found.end].hex().encode()},
+    "binary": {"binData": lambda data, found: data[found.value + 5 : found.end]},
+}
+"""How a value of each kind that a column of a type holds is read. Columns of other types hold all kinds, as text."""
 
 
 class CollectionColumns:
-    """Makes the columns of one collection's documents."""
+    """Makes and gathers the columns of one collection's documents."""
 
-    def __init__(self, survey: ParquetSurvey, columns: Sequence[Column], collection: str) -> None:
+    def __init__(self, survey: ParquetSurvey, columns: Sequence[Column], collection: str, *, lossless: bool) -> None:
         surveyed = survey.collections.get(collection)
-        by_name = {column.name: column for column in columns}
-        self._columns = list(columns) if surveyed is None else [by_name[name] for name in surveyed.order]
+        own = [column for column in columns if surveyed is None or column.name in surveyed.kinds]
         self._collection = collection
-        self._types = {column.name: column.type_ for column in self._columns}
-        self._first_slots: list[int] = []
-        self._places: dict[tuple[bytes, str], int] = {}
-        """The slot for values of a name and kind; ``""`` stands for any kind."""
-        width = 0
-        for column in self._columns:
-            self._first_slots.append(width)
-            for kind in _slots(column):
-                self._places.setdefault((column.name, "" if column.type_ in _OPEN else kind), width)
-                if kind == "long" and column.type_ == "int64":
-                    self._places[column.name, LARGE_LONG] = width
-                width += 1
-        self._width = width
-        self._window = max(16, min(1024, _WINDOW_VALUES // max(1, width)))
-        self._segments: list[Segment] = []
-        if surveyed is not None and surveyed.documents >= schema.WORTH_A_PATTERN:
-            self._segments = _segments(self._columns[: schema.MOST_PATTERNED])
-
-    def windows(self, data: bytes, offsets: Sequence[int]) -> Iterator[Window]:
-        """Yield the columns of documents, of some at a time. Raises EncodingError."""
-        bounds = [*offsets, len(data)]
-        for begin in range(0, len(offsets), self._window):
-            window = bounds[begin : begin + self._window + 1]
-            made = self._made_of(data, window, self._segments) if self._segments else None
-            made = made or self._made_of(data, window, [])
-            if made is None:
-                raise EncodingError("text that was valid is not")  # never: walking looks at each
-            yield made
-
-    def _made_of(self, data: bytes, bounds: Sequence[int], segments: Sequence[Segment]) -> Window | None:
-        """Return the columns, or None where documents that seemed to fit the patterns do not."""
-        import pyarrow as pa
-
-        rest: Rest = {}
-        taken = _Taken(segments, self._width)
-        for number, (start, stop) in enumerate(pairwise(bounds)):
-            if not taken.match(data, start, stop):
-                row, left = self._walked(data, start, stop)
-                taken.append(row)
-                if left:
-                    rest[number] = left
-        count = len(bounds) - 1
-        slots = taken.slots()
-        arrays: dict[str, pa.Array] = {}
-        try:
-            for column, first in zip(self._columns, self._first_slots, strict=True):
-                own = slots[first : first + len(_slots(column))]
-                if any(map(any, own)):
-                    arrays[column.label] = _array(column, own, f"{self._collection}\0{column.label}")
-        except (_DiffersError, pa.ArrowInvalid):
-            return None
-        return Window(count, arrays, rest, bounds[0], bounds[-1])
-
-    def _walked(self, data: bytes, start: int, stop: int) -> tuple[Row, bytes]:
-        """Return a document's row, and the fields that no column holds."""
-        row: list[bytes | None] = [None] * self._width
-        left: list[Field] = []
-        held: dict[bytes, Field] = {}
-        for found in fields(data, start, stop):
-            if found.name in held:
-                left.append(held[found.name])  # of fields of one name the last has the column
-            held[found.name] = found
-        left += [found for found in held.values() if not self._take(data, found, row)]
-        return tuple(row), b"".join(data[found.begin : found.end] for found in left)
-
-    def _take(self, data: bytes, found: Field, row: list[bytes | None]) -> bool:
-        """Put a field in its column; tell whether there is one that holds it."""
-        kind, name, begin, value, end = found
-        type_ = self._types.get(name)
-        if type_ is None or kind == "null":
-            return type_ is not None
-        if type_ in _OPEN:
-            if type_ == "binary" and kind != "binData":
-                return False
-            row[self._places[name, ""]] = data[begin:end]
-            return True
-        slot = self._places.get((name, kind))
-        if slot is None:
-            return False
-        if kind == "string":
-            row[slot : slot + 2] = data[value : value + 4], data[value + 4 : end - 1]
-            return _is_text(data[value + 4 : end - 1]) or _clear(row, slot)
-        row[slot] = data[value:end]
-        return True
-
-
-def _clear(row: list[bytes | None], slot: int) -> bool:
-    row[slot : slot + 2] = None, None
-    return False
-
-
-def _segments(columns: Sequence[Column]) -> list[Segment]:
-    segments: list[Segment] = []
-    waiting: list[bytes] = []
-    for column in columns:
-        if column.type_ in _OPEN:
-            segments.append((compiled(waiting), column.name + b"\0", column.type_ == "binary"))
-            waiting = []
+        self._lossless = lossless
+        self._columns = {column.name: column for column in own}
+        self._shape = _shape_columns(surveyed, own, lossless=lossless)
+        self._gathered = {column.label: gathered(schema.arrow_type(column.type_)) for column in own}
+        if lossless:
+            self._gathered["_doc"] = gathered(schema.arrow_type("string"))
         else:
-            waiting.append(pattern(column.name, column.kinds, capturing=True))
-    return [*segments, (compiled(waiting), None, False)]
+            self._gathered["_rest"] = gathered(schema.arrow_type("json"))
+        # For how many times not to try the shape, after it has fitted few documents; each time for twice as long.
+        self._pause, self._next_pause = 0, 1
+        self.count = 0
+        """Documents gathered."""
+        self.size = 0
+        """Bytes gathered, as Arrow stores them."""
 
+    def add(self, data: bytes, bounds: Sequence[int]) -> None:
+        """Gather the few documents between ``bounds``. Raises EncodingError."""
+        rows = None
+        if self._pause:
+            self._pause -= 1
+        elif self._shape:
+            rows = self._by_shape(data, bounds, self._shape)
+        if rows is None:
+            rows = self._walked(data, list(pairwise(bounds)))
+        for label, values in rows.items():
+            column = self._gathered[label]
+            column.fill(self.count)
+            self.size += column.extend(values)
+        self.count += len(bounds) - 1
 
-class _Taken:
-    """What documents were taken apart into: tuples for each segment, and the fields whose length was read."""
+    def arrays(self) -> "dict[str, pa.Array]":
+        """Return what was gathered, by label, and begin anew; without columns that are all null."""
+        held = {label: column for label, column in self._gathered.items() if column.count}
+        for column in held.values():
+            column.fill(self.count)
+        self.count = self.size = 0
+        return {label: column.array() for label, column in held.items()}
 
-    def __init__(self, segments: Sequence[Segment], width: int) -> None:
-        self._segments = [(match, name, binary, list[Row](), list[bytes | None]()) for match, name, binary in segments]
-        # How many slots a segment has, and those that are in none; in tuples, as the collector soon forgets those.
-        self._widths = [match.__self__.groups for match, _, _ in segments]  # type: ignore[attr-defined]
-        patterned = sum(self._widths) + sum(name is not None for _, name, _ in segments)
-        self._beyond: list[Row] = []
-        self._none_beyond: Row = (None,) * (width - patterned)
-        self._count = 0
-
-    def match(self, data: bytes, start: int, stop: int) -> bool:
-        """Take a document apart; tell whether it fits. That strings have their lengths is still to be checked."""
-        position, last = start + 4, stop - 1
+    def _by_shape(self, data: bytes, bounds: Sequence[int], shape: ShapeColumns) -> _Rows | None:
+        """Return the columns, or None where none of the documents is like the shape, or some only seemed to be."""
+        fitting: list[tuple[bytes, ...]] = []
+        misfits: list[int] = []
+        count = len(bounds) - 1
+        while (place := len(fitting) + len(misfits)) < count:
+            found = shape.fitting(data, bounds[place], bounds[-1])
+            fitting += found
+            if place + len(found) < count:
+                misfits.append(place + len(found))
+        self._consider(in_vain=len(misfits) * 2 > count)
+        if not fitting or place > count:
+            return None
         try:
-            for match, name, binary, groups_of, opened in self._segments:
-                found = match(data, position, last)
-                if found is None:
-                    break
-                groups_of.append(found.groups())
-                position = found.end()
-                if name is None:
-                    if position != last or data[last]:
-                        break
-                    self._beyond.append(self._none_beyond)
-                    self._count += 1
-                    return True
-                if data.startswith(name, position + 1):
-                    type_, value = data[position], position + 1 + len(name)
-                    if binary and type_ != 0x0A and (type_ != 0x05 or data[value + 4]):
-                        break
-                    # As ENDS says; these are the most frequent.
-                    end = value + _uint32(data, value)[0] if type_ in (0x03, 0x04) else ENDS[type_](data, value)
-                    opened.append(data[position:end])
-                    position = end
-                else:
-                    opened.append(None)
-        except (IndexError, KeyError, ValueError, StructError):
-            pass
-        for _, _, _, groups_of, opened in self._segments:
-            del groups_of[self._count :], opened[self._count :]
-        return False
+            rows = shape.columns(fitting)
+        except DiffersError:
+            return None
+        if not misfits:
+            return rows
+        walked = self._walked(data, [(bounds[place], bounds[place + 1]) for place in misfits])
+        return {
+            label: _woven(rows.get(label, [None] * len(fitting)), walked.get(label, [None] * len(misfits)), misfits)
+            for label in rows | walked
+        }
 
-    def append(self, row: Row) -> None:
-        """Add a document that was taken apart otherwise."""
-        position = 0
-        for (_, name, _, groups_of, opened), width in zip(self._segments, self._widths, strict=True):
-            groups_of.append(row[position : position + width])
-            position += width
-            if name is not None:
-                opened.append(row[position])
-                position += 1
-        self._beyond.append(row[position:])
-        self._count += 1
+    def _consider(self, *, in_vain: bool) -> None:
+        if in_vain:
+            self._pause, self._next_pause = self._next_pause, min(self._next_pause * 2, _LONGEST_PAUSE)
+        else:
+            self._next_pause = 1
 
-    def slots(self) -> list[Slot]:
-        """Return what was found, slot by slot."""
-        slots: list[Slot] = []
-        for _, name, _, groups_of, opened in self._segments:
-            slots += zip(*groups_of, strict=True)
-            groups_of.clear()
-            if name is not None:
-                slots.append(opened)
-        return slots + list(zip(*self._beyond, strict=True))
+    def _walked(self, data: bytes, spans: Sequence[tuple[int, int]]) -> _Rows:
+        """Return the columns of documents, each given by where it begins and ends."""
+        rows: dict[str, list[Any]] = {}
+        rest: list[bytes | None] = []
+        for number, (start, stop) in enumerate(spans):
+            held: dict[bytes, Field] = {}
+            left: list[Field] = []
+            for found in fields(data, start, stop):
+                if found.name in held:
+                    left.append(held[found.name])  # of fields of one name the last has the column
+                held[found.name] = found
+            for found in held.values():
+                column = self._columns.get(found.name)
+                value = _value(column, data, found) if column else _NO_PLACE
+                if value is _NO_PLACE:
+                    left.append(found)
+                elif column and value is not None:
+                    rows.setdefault(column.label, [None] * len(spans))[number] = value
+            rest.append(b"".join(data[found.begin : found.end] for found in left) or None)
+        for column in self._columns.values():
+            if column.type_ not in _READ and column.label in rows:
+                key = f"{self._collection}\0{column.label}"
+                rows[column.label] = (_typed if column.type_ == "text" else _json)(column.name, rows[column.label], key)
+        if self._lossless:
+            documents = b"".join(data[start:stop] for start, stop in spans)
+            rows["_doc"] = [*encode_documents(documents, "canonical", self._collection)]
+        elif any(rest):
+            rows["_rest"] = _encoded(rest, None)
+        return dict(rows)
 
 
-def _slots(column: Column) -> list[str]:
-    """Return the kind of value in each of a column's slots."""
-    if column.type_ in _OPEN:
-        return [column.type_]
-    kinds = [kind for kind in groups(column.kinds) if kind != "null"]
-    return kinds * 2 if kinds == ["string"] else kinds
+def _shape_columns(surveyed: Surveyed | None, columns: Sequence[Column], *, lossless: bool) -> ShapeColumns | None:
+    if surveyed is None or surveyed.documents < schema.WORTH_A_PATTERN:
+        return None
+    shape = surveyed.form.shape()
+    if not lossless and any(member.name not in surveyed.kinds for member in shape.document.inner):
+        return None  # fields that go to the rest are seen by walking
+    return ShapeColumns(shape, columns, lossless=lossless)
 
 
-def _array(column: Column, slots: list[Slot], key: str) -> "pa.Array":
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    type_ = arrow_type(column.type_)
-    match column.type_:
-        case "json":
-            return pa.ExtensionArray.from_storage(type_, pa.array(_json(column.name, slots[0], key), pa.string()))
-        case "text":
-            return pa.array(_as_typed(column.name, slots[0], key), type_)
-        case "binary":
-            skipped = len(column.name) + len(b"\5\0....\0")
-            return pa.array([found[skipped:] if found and found[0] == 0x05 else None for found in slots[0]], type_)
-        case "objectid":
-            return pa.array([found and found.hex() for found in slots[0]], type_)
-        case "string":
-            lengths, texts = slots
-            strings = pa.array(texts, type_)
-            agree = pc.equal(pc.add(pc.binary_length(strings), 1), _numbers(lengths, "int"))
-            if not pc.all(agree, min_count=0).as_py():
-                raise _DiffersError
-            return strings
-        case "timestamp":
-            return _numbers(slots[0], "date").view(type_)
-    parts = [_numbers(slot, kind).cast(type_) for kind, slot in zip(_slots(column), slots, strict=True)]
-    return parts[0] if len(parts) == 1 else pc.coalesce(*parts)
-
-
-def _numbers(values: Slot, kind: str) -> "pa.Array":
-    """Return values of fixed size as they lie in BSON; it and Arrow are little-endian both."""
-    import pyarrow as pa
-
-    type_ = {"int": pa.int32(), "double": pa.float64(), "bool": pa.uint8()}.get(kind, pa.int64())
+def _value(column: Column, data: bytes, found: Field) -> Any:
+    """Return what a column holds for a field: None for null, _NO_PLACE if it cannot hold it."""
+    if found.kind == "null":
+        return None
+    read = _READ[column.type_].get(found.kind) if column.type_ in _READ else _whole
     try:
-        joined = b"".join(values)  # type: ignore[arg-type]
-    except TypeError:  # some are missing
-        return pa.array(values, pa.binary(SIZES[kind])).view(type_)
-    return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(joined)])
+        return read(data, found) if read else _NO_PLACE
+    except UnicodeDecodeError:  # a lone surrogate, or not text at all
+        return _NO_PLACE
 
 
-def _json(name: bytes, values: Slot, key: str) -> list[bytes | None]:
-    """Return the values of whole fields as relaxed Extended JSON, nulls as None."""
-    held = [value is not None and value[0] != 0x0A for value in values]
-    documents = [b"%b%b\0" % (_int32(len(value) + 5), value) for value in compress(values, held) if value]
+def _woven(values: Values, others: Values, places: Sequence[int]) -> list[Any]:
+    """Return values with others put in at their places."""
+    woven = list(values)
+    for place, value in zip(places, others, strict=True):
+        woven.insert(place, value)
+    return woven
+
+
+def _encoded(documents: Sequence[bytes | None], key: str | None) -> list[bytes | None]:
+    """Return documents, each given by its fields, as relaxed Extended JSON."""
+    framed = (b"%b%b\0" % (_int32.pack(len(inner) + 5), inner) for inner in documents if inner)
+    lines = iter(encode_documents(b"".join(framed), "relaxed", key))
+    return [inner and next(lines) for inner in documents]
+
+
+def _json(name: bytes, values: Sequence[bytes | None], key: str) -> list[bytes | None]:
+    """Return the values of whole fields as relaxed Extended JSON."""
     before = len(f"{{{quote(name)}:".encode())
-    texts = (line[before:-1] for line in encode_documents(b"".join(documents), "relaxed", key))
-    return [next(texts) if there else None for there in held]
+    return [line and line[before:-1] for line in _encoded(values, key)]
 
 
-def _as_typed(name: bytes, values: Slot, key: str) -> list[Any]:
+def _typed(name: bytes, values: Sequence[bytes | None], key: str) -> list[bytes | None]:
     """Return ids as an analyst would type them; their exact types are in ``_doc``."""
     begin = len(name) + len(b"\7\0")
-    typed: list[Any] = []
+    typed: list[bytes | None] = []
     for value, text in zip(values, _json(name, values, key), strict=True):
         if value and value[0] == 0x07:
-            typed.append(value[begin:].hex())
+            typed.append(value[begin:].hex().encode())
         elif value and value[0] == 0x02 and _is_text(value[begin + 4 : -1]):
             typed.append(value[begin + 4 : -1])
         else:

@@ -7,12 +7,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import BinaryIO, Protocol
+from typing import Annotated, BinaryIO, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from export_pipeline.formats.extended_json import Mode
 from export_pipeline.mongo.bson_stream import Piece
+
+Compression = Literal["none", "gzip", "zstd"]
+
+SMALLEST_PART = 1_000_000
+"""In bytes."""
+MOST_RECIPIENTS = 20
 
 
 class Sink(Protocol):
@@ -23,7 +29,7 @@ class Sink(Protocol):
 
 
 class WriteOptions(BaseModel):
-    """What a request may choose about its file."""
+    """What a request may choose about its file. ``Format.takes`` says which of it concerns a format."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -35,6 +41,14 @@ class WriteOptions(BaseModel):
     """For CSV and Excel: whether the fields of embedded documents, one level deep, get columns of their own."""
     formulas: bool = False
     """For CSV: whether cells that a spreadsheet would run as a formula stay as they are."""
+    compression: Compression = "none"
+    """For JSON and BSON; the others are compressed as they are."""
+    split_bytes: int | None = Field(None, ge=SMALLEST_PART)
+    """The most bytes of one file. What is more goes to further parts, each a whole file of its format."""
+    recipients: Annotated[tuple[str, ...], Field(strict=False, max_length=MOST_RECIPIENTS)] = ()
+    """The public keys (age1…) of those who can open the file; nobody else can. None: it is not encrypted for anyone."""
+    passphrase: bool = False
+    """Whether a passphrase opens the file; it is kept elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,8 @@ class About:
     """The moment of which all that is in the file was true."""
     collections: Mapping[str, CollectionAbout]
     """By the collection's full name: those that were looked into, whether they hold anything or not."""
+    narrowed_by: tuple[str, ...] = ()
+    """What kept a part of it out, by the names of a request's narrowing: since, fields, limit."""
 
 
 class Survey(Protocol):
@@ -90,14 +106,29 @@ class Writer(Protocol):
         """Write what ends the file. The sink stays open."""
 
 
+@runtime_checkable
+class SplittingWriter(Writer, Protocol):
+    """A writer of a format that can be split: it knows how much may yet come."""
+
+    def to_come(self, collection: str, size: int, documents: int) -> int:
+        """Return the most bytes that would yet go to the sink, up to the file's end.
+
+        That is with ``documents`` more of ``collection``, of ``size`` bytes of BSON, and with all that is held back.
+        """
+
+
 class Format(Protocol):
     """One output format."""
 
     name: str
     extension: str
     media_type: str
+    takes: frozenset[str]
+    """The options of WriteOptions that concern it. With ``split_bytes``, its writers are SplittingWriters."""
+    compresses_inside: bool
+    """Whether it heeds ``compression`` within its file, rather than being compressed as a whole."""
 
-    def survey(self, options: WriteOptions) -> Survey | None:
+    def survey(self, options: WriteOptions, about: About | None = None) -> Survey | None:
         """Return a survey to be shown all documents before ``writer`` is asked for; None where none is needed."""
 
     def writer(

@@ -12,14 +12,19 @@ from export_pipeline.formats.bson_archive import BsonArchive
 from export_pipeline.formats.csv_zip import CsvZip
 from export_pipeline.formats.excel import Excel
 from export_pipeline.formats.extended_json import Mode
+from export_pipeline.formats.html import Html
 from export_pipeline.formats.json_text import JsonArray, JsonLines
 from export_pipeline.formats.parquet import Parquet
 from export_pipeline.formats.protocol import Format, WriteOptions
 
 FORMATS: dict[str, Format] = {
-    format_.name: format_ for format_ in (JsonArray(), JsonLines(), Parquet(), CsvZip(), Excel(), BsonArchive())
+    format_.name: format_ for format_ in (JsonArray(), JsonLines(), Parquet(), CsvZip(), Excel(), Html(), BsonArchive())
 }
 JSON_MODES: tuple[str, ...] = get_args(Mode)
+
+_FOR_ALL = {"recipients", "passphrase", "json_mode"}
+"""Options that every format takes: its file as a whole is encrypted; and what says how JSON is to look may say it
+where there is none."""
 
 
 def find_format(name: object) -> Format:
@@ -35,6 +40,23 @@ def write_options(given: Mapping[str, Any]) -> WriteOptions:
         return WriteOptions.model_validate({name: value for name, value in given.items() if name != "format"})
     except ValidationError as error:
         raise BadInputError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def checked_options(format_: Format, given: Mapping[str, Any]) -> WriteOptions:
+    """Return a request's options for ``format_``. Raises BadInputError for one that would do nothing there."""
+    options = write_options(given)
+    idle = [name for name in options.model_fields_set if _is_chosen(options, name) and name not in format_.takes]
+    for name in sorted(set(idle) - _FOR_ALL):
+        raise BadInputError(f"option {name}: the format {format_.name} has no use for it")
+    if options.recipients and options.passphrase:
+        raise BadInputError("option passphrase: name recipients or give a passphrase; age takes one of the two")
+    if format_.compresses_inside and options.compression == "zstd":
+        raise BadInputError(f"option compression: the format {format_.name} takes none or gzip")
+    return options
+
+
+def _is_chosen(options: WriteOptions, name: str) -> bool:
+    return bool(getattr(options, name) != WriteOptions.model_fields[name].get_default(call_default_factory=True))
 
 
 def _explain(error: ErrorDetails) -> str:

@@ -27,8 +27,17 @@ _LEVEL = 1
 
 _HAS_DESCRIPTOR = 1 << 3
 _local_header = Struct("<4s22xHH")
-_descriptor = Struct("<4sLQQ")
+_descriptor = Struct("<4sLLL")
+_large_descriptor = Struct("<4sLQQ")
 _end_record = Struct("<4s16xH")
+
+LARGEST_SMALL = (1 << 31) - 1
+"""Of a file that is not of the large form, and of each of its members before it is compressed; in bytes."""
+
+_HELD = 1 << 18
+"""Bytes that a compressor may hold back; zlib's own buffers take less."""
+_OF_MEMBER, _OF_END = 46 + 28, 24 + 22 + 20 + 56
+"""Bytes of the directory: for each member, besides its name; and of the last member's end and the file's."""
 
 _DAMAGE = (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, StructError, ValueError, zlib.error)
 """What ZipFile raises for files that are none: it may find a name in no encoding, or a member encrypted."""
@@ -54,21 +63,40 @@ def collection_of(member: str, folder: str, extension: str) -> str:
 
 
 class ZipStream:
-    """Writes a zip file, member after member."""
+    """Writes a zip file, member after member.
 
-    def __init__(self, sink: Sink, *, compress: bool) -> None:
+    Members may be of any size. Where that is not asked for, because some readers know no such files (Excel takes them
+    for damaged), neither a member nor the file may be larger than ``LARGEST_SMALL``.
+    """
+
+    def __init__(self, sink: Sink, *, compress: bool, large: bool = True) -> None:
         method = ZIP_DEFLATED if compress else ZIP_STORED
-        self._zip = _Zip(_AppendOnly(sink), "w", method, compresslevel=_LEVEL)
+        self._sink = _AppendOnly(sink)
+        self._zip = _Zip(self._sink, "w", method)
+        self._large = large
         self._member: IO[bytes] | None = None
+        self._directory = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes went to the sink."""
+        return self._sink.size
+
+    def to_come(self, more: int) -> int:
+        """Return the most bytes that would yet go to the sink, up to the file's end, if ``more`` were to be written."""
+        held = _HELD if self._zip.compression == ZIP_DEFLATED else 0
+        return held + self._directory + _OF_END + more
 
     def begin(self, name: str) -> None:
         """Begin a member, and end the one before."""
         self.end()
+        self._directory += _OF_MEMBER + len(name.encode())
         info = ZipInfo(name, _EPOCH)
         info.create_system = 3  # Unix, wherever this runs
         info.external_attr = 0o600 << 16
         info.compress_type = self._zip.compression
-        self._member = self._zip.open(info, "w", force_zip64=True)  # its size is not known yet
+        info._compresslevel = _LEVEL  # type: ignore[attr-defined]  # noqa: SLF001 - ZipFile's own is for its own infos
+        self._member = self._zip.open(info, "w", force_zip64=self._large)  # its size is not known yet
 
     def write(self, data: bytes) -> None:
         """Append to the member that was begun last."""
@@ -97,11 +125,13 @@ class _AppendOnly(io.RawIOBase):
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+        self.size = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: bytes) -> int:  # type: ignore[override]  # of all that io takes, ZipFile writes bytes alone
+        self.size += len(data)
         return self._sink.write(data)
 
 
@@ -161,10 +191,11 @@ def _end_of(file: BinaryIO, info: ZipInfo) -> int:
     if signature != b"PK\3\4":
         raise BadZipFile
     if info.flag_bits & _HAS_DESCRIPTOR:
+        descriptor = _large_descriptor if extra else _descriptor
         file.seek(end)
-        if file.read(_descriptor.size) != _descriptor.pack(b"PK\7\b", info.CRC, info.compress_size, info.file_size):
+        if file.read(descriptor.size) != descriptor.pack(b"PK\7\b", info.CRC, info.compress_size, info.file_size):
             raise BadZipFile
-        end += _descriptor.size
+        end += descriptor.size
     return end
 
 

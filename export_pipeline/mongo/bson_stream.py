@@ -41,6 +41,20 @@ class Piece:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def size(self, begin: int, end: int) -> int:
+        """Return how many bytes the documents from number ``begin`` up to ``end`` take."""
+        return self._offset(end) - self.offsets[begin]
+
+    def cut(self, begin: int, end: int) -> "Piece":
+        """Return the documents from number ``begin`` up to ``end``."""
+        if (begin, end) == (0, len(self)):
+            return self
+        start = self.offsets[begin]
+        return Piece(self.data[start : self._offset(end)], [offset - start for offset in self.offsets[begin:end]])
+
+    def _offset(self, number: int) -> int:
+        return self.offsets[number] if number < len(self) else len(self.data)
+
     @property
     def first(self) -> bytes:
         """The first document."""

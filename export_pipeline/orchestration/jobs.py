@@ -37,6 +37,15 @@ class RequestExport(dg.Config):
         default=DEFAULT_JSON_MODE,
         description=f"For JSON: {' or '.join(JSON_MODES)}. Relaxed is easy to read, canonical keeps every BSON type.",
     )
+    compression: str = Field(default="none", description="For JSON and BSON: none, gzip or (JSON) zstd.")
+    split_bytes: int | None = Field(
+        default=None, description="The most bytes of one file; what is more goes to further parts, each a whole file."
+    )
+    recipients: list[str] = Field(
+        default_factory=list,
+        description="Encrypt with age: only the holders of these public keys (age1…) can open the file. A passphrase "
+        "has no place here, since configuration is shown to everybody: give it with 'export-pipeline request'.",
+    )
     since: str | None = Field(default=None, description="Only from this moment on: 2026-01-31 or 2026-01-31T12:00:00Z.")
     until: str | None = Field(default=None, description="Only before this moment.")
     collections: list[str] = Field(default_factory=list, description="Only these entries of the catalogue.")
@@ -72,6 +81,15 @@ class RequestExport(dg.Config):
             json_mode=self.json_mode,
             requested_by=requested_by,
             narrowing=parse_narrowing({name: value for name, value in part.items() if value not in (None, [])}),
+            file_options={
+                name: value
+                for name, value in (
+                    ("compression", self.compression),
+                    ("split_bytes", self.split_bytes),
+                    ("recipients", self.recipients),
+                )
+                if value not in (None, [], "none")
+            },
         )
 
 

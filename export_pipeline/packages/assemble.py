@@ -3,27 +3,21 @@
 The manifest is published last: it is the seal, and a package without one is not a package.
 """
 
-import hashlib
-import io
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
-
-from bson import json_util
 
 from export_pipeline.catalog.model import Entry, LoadedCatalog
 from export_pipeline.catalog.narrowing import is_dated
 from export_pipeline.errors import IncompleteError, ReadFailedError
-from export_pipeline.formats.protocol import Format, Survey, Writer
+from export_pipeline.formats.protocol import About, CollectionAbout, Survey
 from export_pipeline.formats.registry import find_format, write_options
-from export_pipeline.mongo.bson_stream import view
+from export_pipeline.packages.layers import lock_of
 from export_pipeline.packages.manifest import (
     FORMAT_VERSION,
     CatalogUsed,
     CollectionReport,
-    FileReport,
     Manifest,
     NoticePart,
     PointInTime,
@@ -32,12 +26,12 @@ from export_pipeline.packages.manifest import (
     Users,
     software_version,
 )
+from export_pipeline.packages.parts import Form, PackageFiles
 from export_pipeline.packages.publish import Target
-from export_pipeline.packages.verify import check_counts, sha256_of
 from export_pipeline.requests.models import Request
 from export_pipeline.slices.plan import BatchPlan
 from export_pipeline.slices.slice_file import Owned, SliceIndex, load_index, open_slice
-from export_pipeline.storage import PendingFile, Storage
+from export_pipeline.storage import Storage
 
 OnWritten = Callable[[int, int], None]
 """Called with the documents and the bytes written so far."""
@@ -50,11 +44,12 @@ class CollectionUnreadableError(ReadFailedError):
 
 
 def assemble(
-    storage: Storage,
+    slices_in: Storage,
     catalog: LoadedCatalog,
     plan: BatchPlan,
     request: Request,
     target: Target,
+    passphrase: str | None = None,
     on_written: OnWritten = lambda _documents, _bytes: None,
     before_publishing: Callable[[], None] = lambda: None,
 ) -> Manifest:
@@ -64,33 +59,65 @@ def assemble(
     then nothing is published, nor where ``before_publishing`` raises.
     """
     entries = [catalog.entry(collection.name) for collection in plan.collections]
-    slices = [_needed_slice(storage, plan, entry) for entry in entries]
-    format_ = find_format(request.options["format"])
+    slices = [_needed_slice(slices_in, plan, entry) for entry in entries]
     options = write_options(request.options)
-    survey = format_.survey(options)
+    form = Form(find_format(request.options["format"]), options, lock_of(options, passphrase))
+    about = _about(plan, request, entries)
+    survey = form.format.survey(options, about)
     if survey is not None:
-        _show(survey, storage, plan, request.id, slices)
-    with target.create_file() as file, target.create_manifest() as seal:
-        sink = _HashingSink(file)
-        writer = format_.writer(sink, options, survey)
+        _show(survey, slices_in, plan, request.id, slices)
+    with (
+        PackageFiles(target, form, survey, about) as files,
+        target.create(target.manifest_name) as seal,
+    ):
         reports: list[CollectionReport] = []
         documents_so_far = 0
 
         def count(documents: int) -> None:
             nonlocal documents_so_far
             documents_so_far += documents
-            on_written(documents_so_far, sink.size)
+            on_written(documents_so_far, files.size)
 
         for entry, index in zip(entries, slices, strict=True):
-            reports.append(_write_collection(storage, plan, request.id, entry, index, sink, writer, count))
-        writer.close()
-        _verify(file, format_, sink, reports)
-        manifest = _manifest(catalog, plan, request, reports, format_, target.name, sink)
+            reports.append(_write_collection(slices_in, plan, request.id, entry, index, files, count))
+        files.finish()
+        manifest = _manifest(catalog, plan, request, reports, files)
         seal.write(manifest.model_dump_json(indent=2).encode() + b"\n")
         before_publishing()
-        file.commit()
+        files.commit()
         seal.commit()
     return manifest
+
+
+def _about(plan: BatchPlan, request: Request, entries: Sequence[Entry]) -> About:
+    person = plan.people[request.id]
+    return About(
+        request_id=request.id,
+        app_id=request.app_id,
+        uids=(*person.requested_uids, *person.merged_uids),
+        requested_by=request.requested_by,
+        requested_at=request.requested_at,
+        read_at=plan.planned_at,
+        collections={
+            entry.collection_of(plan.app_id): CollectionAbout(
+                entry.name,
+                entry.plugin,
+                entry.category,
+                entry.purpose,
+                entry.retention,
+                entry.source,
+                entry.time_field,
+                entry.time_unit,
+            )
+            for entry in entries
+        },
+        narrowed_by=narrowed_by(plan.narrowing.stored()),
+    )
+
+
+def narrowed_by(narrowing: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what keeps a part of a person's data out of a package; the profile ``access`` keeps nothing out."""
+    return tuple(name for name, value in narrowing.items() if (name, value) != ("profile", "access"))
 
 
 def _needed_slice(storage: Storage, plan: BatchPlan, entry: Entry) -> SliceIndex:
@@ -116,29 +143,18 @@ def _write_collection(
     request_id: str,
     entry: Entry,
     index: SliceIndex,
-    sink: "_HashingSink",
-    writer: Writer,
+    files: PackageFiles,
     on_documents: Callable[[int], None],
 ) -> CollectionReport:
     collection = entry.collection_of(plan.app_id)
     planned = plan.collection(entry.name)
     expected = planned.expected.get(request_id, 0) if planned else 0
-    offset = sink.begin_section()
-    written = 0
-    first_id: Any = None
-    last: bytes | None = None
     with open_slice(storage, plan.batch_id, index, request_id) as pieces:
-        for piece in pieces:
-            writer.write(collection, piece)
-            if last is None:
-                first_id = _id_of(piece.first)
-            last = piece.last
-            written += len(piece)
-            on_documents(len(piece))
-    renamed = writer.end_collection()
-    if written != expected:
+        written = files.write_collection(collection, pieces, on_documents)
+    if written.documents != expected:
         raise IncompleteError(
-            f"{entry.name}: the server counted {expected} documents at the chosen moment, {written} were read; retry"
+            f"{entry.name}: the server counted {expected} documents at the chosen moment, {written.documents} were "
+            "read; retry"
         )
     return CollectionReport(
         name=entry.name,
@@ -146,28 +162,22 @@ def _write_collection(
         collection=collection,
         category=entry.category,
         purpose=entry.purpose,
-        outcome="absent" if index.outcome == "absent" else "exported" if written else "empty",
+        retention=entry.retention,
+        source=entry.source,
+        time_field=entry.time_field,
+        time_unit=entry.time_unit,
+        outcome="absent" if index.outcome == "absent" else "exported" if written.documents else "empty",
         documents_expected=expected,
-        documents_written=written,
-        renamed_col_fields=renamed,
+        documents_written=written.documents,
         date_range_applies=is_dated(entry, plan.narrowing) or not plan.narrowing.is_dated,
         redacted=_redactions(entry, index.owned.get(request_id)),
-        offset=offset,
-        bytes=sink.size - offset,
-        sha256=sink.section_sha256(),
-        first_id=first_id,
-        last_id=None if last is None else _id_of(last),
+        renamed_col_fields=written.renamed,
+        offset=written.offset,
+        bytes=written.bytes,
+        sha256=written.sha256,
+        first_id=written.first_id,
+        last_id=written.last_id,
     )
-
-
-def _verify(file: PendingFile, format_: Format, sink: "_HashingSink", reports: Sequence[CollectionReport]) -> None:
-    """Read the file back: its bytes must be those that were written, its documents those that were counted."""
-    with file.read_back() as written:
-        if sha256_of(written) != sink.sha256():
-            raise IncompleteError("the file read back is not the file written; the disk may be failing")
-        written.seek(0)
-        found = format_.count(written)
-    check_counts(found, Counter({report.collection: report.documents_written for report in reports}))
 
 
 def _manifest(
@@ -175,9 +185,7 @@ def _manifest(
     plan: BatchPlan,
     request: Request,
     reports: Sequence[CollectionReport],
-    format_: Format,
-    name: str,
-    sink: "_HashingSink",
+    files: PackageFiles,
 ) -> Manifest:
     time = plan.cluster_time
     person = plan.people[request.id]
@@ -204,10 +212,11 @@ def _manifest(
             documents_expected=sum(report.documents_expected for report in reports),
             documents_written=sum(report.documents_written for report in reports),
         ),
-        file=FileReport(
-            name=name, format=format_.name, media_type=format_.media_type, bytes=sink.size, sha256=sink.sha256()
-        ),
+        file=files.report(),
+        parts=files.parts(),
+        converted_from=None,
         software=software_version(),
+        requested_by=request.requested_by,
         requested_at=request.requested_at,
         packaged_at=datetime.now(UTC),
     )
@@ -240,46 +249,3 @@ def _notice(entries: Sequence[Entry]) -> tuple[NoticePart, ...]:
 
 def _stated(values: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for value in values if value)) or ("not stated in the catalogue",)
-
-
-def _id_of(document: bytes) -> Any:
-    """Return a document's ``_id`` in canonical Extended JSON; None where it has none, as in some views."""
-    only_id = {key: value for key, value in view(document).items() if key == "_id"}
-    return json.loads(json_util.dumps(only_id, json_options=json_util.CANONICAL_JSON_OPTIONS)).get("_id")
-
-
-class _HashingSink(io.RawIOBase):
-    """Counts and hashes what passes through: the whole, and the section that was begun last.
-
-    An io object, since pyarrow writes to nothing less.
-    """
-
-    def __init__(self, file: PendingFile) -> None:
-        self._file = file
-        self._whole = hashlib.sha256()
-        self._section = hashlib.sha256()
-        self.size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.size
-
-    def write(self, data: Any) -> int:  # any bytes-like object, as io has it
-        self._file.write(data)
-        self._whole.update(data)
-        self._section.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def begin_section(self) -> int:
-        """Begin a section; return the offset where it starts."""
-        self._section = hashlib.sha256()
-        return self.size
-
-    def section_sha256(self) -> str:
-        return self._section.hexdigest()
-
-    def sha256(self) -> str:
-        return self._whole.hexdigest()

@@ -55,6 +55,10 @@ class CollectionReport(ManifestPart):
     collection: str
     category: str | None
     purpose: str | None
+    retention: str | None
+    source: str | None
+    time_field: str | None
+    time_unit: str | None
     outcome: Literal["exported", "empty", "absent"]
     documents_expected: int
     documents_written: int
@@ -65,7 +69,8 @@ class CollectionReport(ManifestPart):
     redacted: tuple[Redaction, ...]
     offset: int
     bytes: int
-    """The collection's documents are this many bytes of the file, from ``offset``."""
+    """The collection's documents are this many bytes of the content, from ``offset``: of what the files hold, opened
+    and unpacked, end to end."""
     sha256: str
     """Of those bytes."""
     first_id: Any
@@ -74,13 +79,34 @@ class CollectionReport(ManifestPart):
 
 
 class FileReport(ManifestPart):
-    """The file beside the manifest."""
+    """The file beside the manifest; where it was split, all of its parts, end to end."""
 
     name: str
     format: str
     media_type: str
     bytes: int
     sha256: str
+
+
+class PartReport(ManifestPart):
+    """One file. Where nothing is compressed or encrypted, its content is what is stored."""
+
+    name: str
+    bytes: int
+    sha256: str
+    content_bytes: int
+    content_sha256: str
+    documents: Mapping[str, int]
+    """By collection."""
+
+
+class Conversion(ManifestPart):
+    """The package that this one was made from, without the database."""
+
+    format: str
+    sha256: str
+    """Of its files as they were stored, end to end."""
+    packaged_at: datetime
 
 
 class Users(ManifestPart):
@@ -130,6 +156,9 @@ class Manifest(ManifestPart):
     """With the profile ``access``: what is held, by category."""
     totals: Totals
     file: FileReport
+    parts: tuple[PartReport, ...]
+    converted_from: Conversion | None
     software: str
+    requested_by: str
     requested_at: datetime
     packaged_at: datetime

@@ -83,3 +83,11 @@ request_events = Table(
     Column("event", String(40), nullable=False),
     Column("detail", Text),
 )
+
+kept_secrets = Table(
+    "kept_secrets",
+    metadata,
+    Column("owner", String(36), primary_key=True),  # the id of a request or a batch
+    Column("secret", Text, nullable=False),
+    Column("kept_at", UtcDateTime, nullable=False),
+)

@@ -15,6 +15,7 @@ from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.database import database_errors, open_database
 from export_pipeline.requests.models import NewRequest, Request, Status
 from export_pipeline.requests.schema import export_requests, request_events
+from export_pipeline.requests.secrets import SecretStore, forget_secrets, keep_secret
 
 DUE_AFTER = timedelta(days=30)
 """GDPR article 12(3): without undue delay, and within one month."""
@@ -31,6 +32,7 @@ class RequestStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.secrets = SecretStore(engine)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -92,10 +94,11 @@ class RequestStore:
 
     # Changes of state
 
-    def submit(self, new: NewRequest, *, run_here: bool = False) -> Request:
+    def submit(self, new: NewRequest, *, run_here: bool = False, sealed_passphrase: str | None = None) -> Request:
         """Insert a request as ``pending``; with ``run_here`` as ``running``, in a batch of its own.
 
-        The latter is for a caller that does the work itself: no sensor ever sees the request as pending.
+        The latter is for a caller that does the work itself: no sensor ever sees the request as pending. A passphrase
+        is kept until the request has completed.
         """
         now = _now()
         row: dict[str, Any] = {
@@ -118,6 +121,8 @@ class RequestStore:
             row |= {"status": "running", "attempt": 1, "batch_id": new_id(), "run_id": HERE, "started_at": now}
         with database_errors(), self._engine.begin() as connection:
             connection.execute(insert(export_requests), row)
+            if sealed_passphrase is not None:
+                keep_secret(connection, row["id"], sealed_passphrase)
             _record(connection, [row["id"]], "submitted", new.requested_by)
             if run_here:
                 _record(connection, [row["id"]], "claimed", new.requested_by)
@@ -239,6 +244,8 @@ class RequestStore:
             )
             _expect_one(done.rowcount, request_id, "running")
             _record(connection, [request_id], status, "pipeline", detail)
+            if status == "completed":
+                forget_secrets(connection, [request_id])
 
     def _reading(self) -> Connection:
         # Readers take no write lock, see database.py.

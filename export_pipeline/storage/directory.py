@@ -1,17 +1,16 @@
 """Storage in a directory: written aside, synced, then renamed."""
 
 import os
-import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
 from export_pipeline.errors import StorageError
-from export_pipeline.storage.protocol import PendingFile, checked_key
-
-PARTIAL = ".partial"
+from export_pipeline.storage.protocol import PendingFile, aside_name, checked_key, is_aside
 
 
 @contextmanager
@@ -19,7 +18,7 @@ def create_file(target: Path) -> Iterator[PendingFile]:
     """Begin the file ``target``, readable by its owner alone; leaving without ``commit`` leaves nothing behind."""
     with _storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
+        aside = target.with_name(aside_name(target.name))
         descriptor = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(descriptor, "wb", buffering=1 << 20) as file:
@@ -66,6 +65,23 @@ class DirectoryStorage:
         """See ``Storage.locate``."""
         return str(self._path(key))
 
+    def link(self, key: str, expires: timedelta, filename: str, content_type: str) -> None:  # noqa: ARG002
+        """See ``Storage.link``: a directory has none."""
+        checked_key(key)
+
+    def sweep(self, older_than: timedelta) -> list[str]:
+        """See ``Storage.sweep``; the age is that of the last write."""
+        newest = time.time() - older_than.total_seconds()
+        removed = []
+        with _storage_errors(self._root):
+            for folder, _, names in os.walk(self._root, onerror=_unless_gone):
+                for path in (Path(folder, name) for name in names if is_aside(name)):
+                    with suppress(FileNotFoundError):  # its writer was alive, and has just put it in its place
+                        if path.lstat().st_mtime < newest:
+                            path.unlink()
+                            removed.append(path.relative_to(self._root).as_posix())
+        return sorted(removed)
+
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 
@@ -94,6 +110,11 @@ class _PendingInDirectory:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @contextmanager

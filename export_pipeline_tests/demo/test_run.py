@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from export_pipeline.packages.manifest import Manifest
-from export_pipeline.packages.verify import MANIFEST
+from export_pipeline.packages.naming import MANIFEST
 
 
 def test_the_demo_makes_three_exports_and_leaves_nothing_running(tmp_path: Path) -> None:

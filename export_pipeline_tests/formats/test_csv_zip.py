@@ -20,7 +20,7 @@ from export_pipeline.errors import IncompleteError
 from export_pipeline.formats import columns
 from export_pipeline.formats.columns import ColumnSurvey
 from export_pipeline.formats.extended_json import EncodingError, encode_document
-from export_pipeline.formats.protocol import WriteOptions
+from export_pipeline.formats.protocol import SplittingWriter, WriteOptions
 from export_pipeline.formats.registry import FORMATS
 from export_pipeline.mongo.bson_stream import Piece, whole_documents
 from export_pipeline_tests.formats import raw_bson
@@ -134,6 +134,63 @@ def test_damaged_documents_are_refused(document: bytes, dotted: bool) -> None:
         written(CSV, {"c": [raw(document)]}, WriteOptions(dotted=dotted))
 
 
+# Many documents, which are taken apart at once
+
+
+@pytest.mark.parametrize("dotted", [True, False])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(documents=st.lists(raw_bson.documents(), min_size=1, max_size=6), most=st.integers(1, 8))
+def test_what_is_taken_apart_at_once_is_written_as_what_is_walked(
+    monkeypatch: pytest.MonkeyPatch, dotted: bool, documents: list[bytes], most: int
+) -> None:
+    monkeypatch.setattr(columns, "MOST_COLUMNS", most)
+    pieces, options = {"c": [raw(*documents * 40)]}, WriteOptions(dotted=dotted)
+    monkeypatch.setattr(columns, "WORTH_A_LAYOUT", 10**6)
+    walked = table(written(CSV, pieces, options))
+    monkeypatch.setattr(columns, "WORTH_A_LAYOUT", 8)
+    assert table(written(CSV, pieces, options)) == walked
+
+
+@pytest.mark.parametrize(("value", "text"), VALUES[:-1])
+def test_values_of_many_documents(value: Any, text: str) -> None:
+    written_rows = rows(*({"_id": n, "v": value} for n in range(1_200)), {"_id": "last", "v": value, "more": 1})
+    assert {row[2] for row in written_rows[1:]} == {text}
+    assert [row[1] for row in written_rows[1:-1]] == [str(n) for n in range(1_200)]
+    assert written_rows[-1][3] == "1"
+
+
+def test_the_rows_are_the_same_however_the_documents_come() -> None:
+    documents = [{"_id": n, "a": [n], **({"b": "x,"} if n % 3 else {}), "at": n / 7} for n in range(2_000)]
+    whole = table(written(CSV, {"c": [piece(*documents)]}))
+    apart = table(written(CSV, {"c": [piece(*documents[n : n + 77]) for n in range(0, 2_000, 77)]}))
+    assert whole == apart
+    assert whole[-1] == ["c", "1999", "[1999]", "285.57142857142856", "x,"]
+
+
+def test_one_bad_text_among_many_is_named() -> None:
+    many = [raw_bson.document((2, b"v", raw_bson.string(b"fine"))) for _ in range(1_000)]
+    lone = raw_bson.document((2, b"v", raw_bson.string(b"x\xed\xa0\x80")))
+    assert [row[2] for row in table(written(CSV, {"c": [raw(*many, lone)]}))][-2:] == ["fine", "x\\ud800"]
+    with pytest.raises(EncodingError, match=r"^collection 'c': field \"v\" holds text") as raised:
+        written(CSV, {"c": [raw(*many, raw_bson.document((2, b"v", raw_bson.string(b"secret\xff"))))]})
+    assert raised.value.__context__ is None
+
+
+def test_what_a_part_may_yet_take_is_no_less_than_it_takes() -> None:
+    survey, memory = ColumnSurvey(dotted=False), io.BytesIO()
+    worst = piece(*({"_id": None, "a": [bson.MinKey()] * 20, "q": '"' * 50} for _ in range(50)))
+    for name in ("users", "events"):
+        survey.see(name, worst)
+    writer = CSV.writer(memory, WriteOptions(), survey)
+    assert isinstance(writer, SplittingWriter)
+    for name in ("users", "events"):
+        expected = memory.tell() + writer.to_come(name, len(worst.data), len(worst))
+        writer.write(name, worst)
+        writer.end_collection()
+    writer.close()
+    assert memory.tell() <= expected
+
+
 # Formulas
 
 
@@ -189,6 +246,14 @@ def test_a_name_with_a_dot_and_a_dotted_one_share_a_column_and_lose_nothing() ->
         ["c", "", "1", '{"a.b":2}'],
         ["c", "", "3", ""],
     ]
+
+
+def test_such_names_lose_nothing_where_documents_are_many() -> None:
+    both: dict[str, Any] = {"a.b": 1, "a": {"b": 2}}
+    one: dict[str, Any] = {"a": {"b": 3}}
+    lines = rows(*[both, one] * 1_000, dotted=True)
+    assert lines[0] == ["_col", "_id", "a.b", "_rest"]
+    assert lines[1:] == [["c", "", "1", '{"a.b":2}'], ["c", "", "3", ""]] * 1_000
 
 
 def test_a_field_that_comes_twice_and_one_called_rest_are_in_the_rest() -> None:
@@ -250,6 +315,43 @@ def test_nothing_is_lost_whatever_the_documents(
         assert not [cell for name, cell in cells.items() if cell and name != "_col"]
 
 
+def test_names_that_other_programs_stumble_over_are_columns_like_others() -> None:
+    names = ["__proto__", "constructor", "$date", "$oid", "a.b", "a$b", "", " ", "é", '"', "a,b", "x\ny"]
+    header, row = rows({"_id": 1, **dict.fromkeys(names, 2)})
+    assert header == ["_col", "_id", *names]
+    assert row == ["c", "1", *["2"] * len(names)]
+    nested = {"_id": 1, "n": dict.fromkeys(names, 2)}
+    assert json.loads(rows(nested)[1][2]) == nested["n"]
+
+
+def test_a_hundred_levels_are_one_cell() -> None:
+    deep: dict[str, Any] = {"end": 1}
+    for _ in range(100):
+        deep = {"a": deep}
+    for options in ({}, {"dotted": True}):
+        ((_, _, cell),) = rows({"_id": 1, "deep": deep}, **options)[1:]
+        assert cell.count("{") == (100 if options else 101)
+        assert json.loads(cell) == (deep["a"] if options else deep)
+
+
+def test_a_document_as_large_as_mongodb_stores() -> None:
+    text = 'x"' * 8_000_000
+    header, row, last = rows({"_id": 1, "text": text}, {"_id": 2, "n": {"text": text[:1_000_000]}})
+    assert header == ["_col", "_id", "text", "n"]
+    assert row[2] == text
+    assert json.loads(last[3])["text"] == text[:1_000_000]
+
+
+def test_of_very_many_keys_none_is_lost() -> None:
+    many = [{"_id": n, **{f"{n * 5_000 + key}": key for key in range(5_000)}} for n in range(40)]
+    header, *lines = rows(*many)
+    assert len(header) == columns.MOST_COLUMNS + 2
+    found = [dict(zip(header[2:-1], line[2:-1], strict=True)) | json.loads(line[-1] or "{}") for line in lines]
+    assert [{key: int(value) for key, value in each.items() if value != ""} for each in found] == [
+        {key: value for key, value in each.items() if key != "_id"} for each in many
+    ]
+
+
 # Reading back
 
 
@@ -258,6 +360,7 @@ def test_duckdb_reads_it_as_well(tmp_path: Path) -> None:
     documents = [{"_id": n, "text": 'a "b"\r\n,c;' * n, "when": datetime(2024, 1, 1, tzinfo=UTC)} for n in range(50)]
     with zipfile.ZipFile(io.BytesIO(written(CSV, {"c": [piece(*documents)]}))) as archive:
         archive.extractall(tmp_path)
+    assert duckdb.sql(f"SELECT count(*) FROM read_csv('{tmp_path}/c.csv')").fetchall() == [(50,)]
     found = duckdb.sql(f"SELECT _id, text, year(\"when\") FROM read_csv('{tmp_path}/c.csv', header=true)").fetchall()
     assert found == [(each["_id"], each["text"] or None, 2024) for each in documents]
 

@@ -1,9 +1,11 @@
-"""The workbook as openpyxl, which knows nothing of what wrote it, reads it back."""
+"""The workbook as openpyxl and pandas, which know nothing of what wrote it, read it back."""
 
 import gc
 import io
-import sys
+import re
 import tempfile
+import warnings
+import xml.etree.ElementTree as ET
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +20,11 @@ from bson.datetime_ms import DatetimeMS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from export_pipeline.errors import BadInputError, IncompleteError
-from export_pipeline.formats import excel
+from export_pipeline.errors import IncompleteError
+from export_pipeline.formats import columns, excel
 from export_pipeline.formats.excel import ExcelLimitError
+from export_pipeline.formats.excel_cells import unescaped
+from export_pipeline.formats.extended_json import EncodingError
 from export_pipeline.formats.protocol import WriteOptions
 from export_pipeline.formats.registry import FORMATS
 from export_pipeline_tests.formats import raw_bson
@@ -34,7 +38,7 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - dates in a workbook are naive
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A place for temporary files, in which nothing may be left."""
+    """A place for temporary files, in which nothing may be left; stored values are nowhere but in the file."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -164,7 +168,7 @@ def test_hostile_text_is_text(text: str) -> None:
     if text in HOSTILE:
         assert found.value == text
     # openpyxl leaves Excel's escapes where text is in line
-    assert excel._unescaped(found.value) == text or excel._unescaped(found.value.replace("_x005F_", "_")) == text
+    assert unescaped(found.value) == text or unescaped(found.value.replace("_x005F_", "_")) == text
     assert EXCEL.count(io.BytesIO(data)) == Counter(c=1)
 
 
@@ -174,6 +178,14 @@ def test_whatever_the_documents_the_workbook_can_be_read(documents: list[bytes])
     data = written(EXCEL, {"c": [raw(*documents)]})
     assert workbook(data)["c"].max_row == len(documents) + 1
     assert EXCEL.count(io.BytesIO(data)) == Counter(c=len(documents))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [(" x", True), ("x ", True), ("\tx", True), ("a\nb", True), ("a b", False), ("", False)]
+)
+def test_spaces_that_xml_readers_may_drop_are_marked(text: str, kept: bool) -> None:
+    content = unpacked(written(EXCEL, {"c": [piece({"_id": text})]}))["xl/worksheets/sheet2.xml"]
+    assert (f'<t xml:space="preserve">{text}</t>'.encode() in content) == kept
 
 
 NAMES = [
@@ -219,8 +231,8 @@ def test_more_documents_than_a_sheet_has_rows_are_refused_before_anything_is_wri
         survey.see("c", piece({"_id": 4}))
 
 
-@pytest.mark.parametrize("text", ["x" * 32_768, "😀" * 16_384, "<r>" + "&" * 10_000 + "</r>"])
-def test_text_too_long_for_a_cell_is_refused_and_nothing_is_left_behind(text: str) -> None:
+@pytest.mark.parametrize("text", ["x" * 32_768, "😀" * 16_384, {"x": "y" * 32_760}])
+def test_text_too_long_for_a_cell_is_refused(text: Any) -> None:
     with pytest.raises(ExcelLimitError, match=r"^c: a text in column 'long' is longer .* choose the format csv$"):
         written(EXCEL, {"a": [piece({"_id": 1})], "c": [piece({"_id": 1, "long": text})]})
 
@@ -228,6 +240,14 @@ def test_text_too_long_for_a_cell_is_refused_and_nothing_is_left_behind(text: st
 def test_text_as_long_as_a_cell_is_taken() -> None:
     assert sheet({"_id": "x" * 32_767})["B2"].value == "x" * 32_767
     assert sheet({"_id": "😀" * 16_383})["B2"].value == "😀" * 16_383
+    assert sheet({"_id": "&" * 32_767})["B2"].value == "&" * 32_767  # escaped it is longer
+
+
+def test_more_bytes_than_excel_opens_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(excel, "MOST_BYTES", 2_000)
+    written(EXCEL, {"c": [piece({"_id": 1})]})
+    with pytest.raises(ExcelLimitError, match=r"^c: it is more than a file for Excel can hold; choose the format csv$"):
+        written(EXCEL, {"c": [piece(*({"_id": n} for n in range(100)))]})
 
 
 def test_columns_beyond_the_bound_are_in_the_rest() -> None:
@@ -244,16 +264,6 @@ def test_with_dotted_the_fields_of_embedded_documents_have_columns() -> None:
 # Files
 
 
-def test_temporary_files_are_their_owners_alone(temporary: Path) -> None:
-    survey = EXCEL.survey(WriteOptions())
-    assert survey is not None
-    survey.see("c", piece({"_id": 1}))
-    writer = EXCEL.writer(io.BytesIO(), WriteOptions(), survey)
-    writer.write("c", piece({"_id": 1}))
-    (folder,) = temporary.iterdir()
-    assert folder.stat().st_mode & 0o777 == 0o700
-
-
 def test_the_file_depends_on_nothing_but_the_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     first = written(EXCEL, {"c": [piece({"_id": 1})]})
     monkeypatch.setenv("TZ", "Asia/Tokyo")
@@ -261,10 +271,156 @@ def test_the_file_depends_on_nothing_but_the_documents(monkeypatch: pytest.Monke
     assert written(EXCEL, {"c": [piece({"_id": 1})]}) == first
 
 
-def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "xlsxwriter", None)
-    with pytest.raises(BadInputError, match=r"pip install 'export-pipeline\[excel\]'"):
-        EXCEL.survey(WriteOptions())
+def test_a_collections_bytes_end_with_it() -> None:
+    """So that the manifest's hash of a section is that of its collection alone."""
+    memory = io.BytesIO()
+    survey = EXCEL.survey(WriteOptions())
+    assert survey is not None
+    for name in ("a", "b"):
+        survey.see(name, piece({"_id": name}))
+    writer = EXCEL.writer(memory, WriteOptions(), survey)
+    for number, name in enumerate(("a", "b"), 2):
+        begin = memory.tell()
+        writer.write(name, piece({"_id": name}))
+        assert writer.end_collection() == 0
+        section = memory.getvalue()[begin:]
+        assert section.startswith(b"PK\3\4")
+        assert section[30:].startswith(f"xl/worksheets/sheet{number}.xml".encode())
+        assert section[-16:-12] == b"PK\7\b"  # the member's end
+    writer.close()
+    assert EXCEL.count(io.BytesIO(memory.getvalue())) == Counter(a=1, b=1)
+
+
+@pytest.mark.parametrize("dotted", [True, False])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.lists(raw_bson.documents(), min_size=1, max_size=6))
+def test_what_is_taken_apart_at_once_is_written_as_what_is_walked(
+    monkeypatch: pytest.MonkeyPatch, dotted: bool, documents: list[bytes]
+) -> None:
+    pieces, options = {"c": [raw(*documents * 40)]}, WriteOptions(dotted=dotted)
+    monkeypatch.setattr(columns, "WORTH_A_LAYOUT", 10**6)
+    walked = unpacked(written(EXCEL, pieces, options))
+    monkeypatch.setattr(columns, "WORTH_A_LAYOUT", 8)
+    assert unpacked(written(EXCEL, pieces, options)) == walked
+
+
+def test_damaged_text_is_refused_by_name_alone() -> None:
+    broken = raw_bson.document((2, b"v", raw_bson.string(b"secret\xff")))
+    with pytest.raises(EncodingError, match=r"^collection 'c': field \"v\" holds text") as raised:
+        written(EXCEL, {"c": [raw(broken)]})
+    assert raised.value.__context__ is None
+
+
+def test_pandas_reads_it_without_warnings() -> None:
+    pandas = pytest.importorskip("pandas")
+    when = datetime(2024, 2, 29, 12, 30, 0, 123_000, tzinfo=UTC)
+    data = written(EXCEL, {"c": [piece(*({"_id": n, "x": n / 8, "when": when, "text": " ü "} for n in range(3)))]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = pandas.read_excel(io.BytesIO(data), sheet_name="c")
+    assert list(frame.columns) == ["_col", "_id", "x", "when", "text"]
+    assert frame["_id"].tolist() == [0, 1, 2]
+    assert frame["x"].tolist() == [0, 0.125, 0.25]
+    assert abs(frame["when"][0] - when.replace(tzinfo=None)) < timedelta(milliseconds=1)
+    assert frame["text"][2] == " ü "
+
+
+# The file as ECMA-376 has it, as far as Excel is known to insist
+
+MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
+WORKBOOK = written(
+    EXCEL,
+    {
+        "users": [piece({"_id": 1, "at": datetime(2024, 1, 1, tzinfo=UTC), "s": " x", "ok": True}, {"_id": 2})],
+        "a \"&<>'": [piece({"_id": 1})],
+    },
+)
+
+
+def targets(files: dict[str, bytes], relations: str, folder: str) -> dict[str, tuple[str, str]]:
+    """Return the kind and the file of each relation."""
+    return {
+        found.attrib["Id"]: (found.attrib["Type"].rpartition("/")[2], folder + found.attrib["Target"])
+        for found in ET.fromstring(files[relations])
+    }
+
+
+def test_every_part_is_related_and_has_its_type() -> None:
+    files = unpacked(WORKBOOK)
+    assert targets(files, "_rels/.rels", "") == {"rId1": ("officeDocument", "xl/workbook.xml")}
+    related = targets(files, "xl/_rels/workbook.xml.rels", "xl/")
+    sheets = [f"xl/worksheets/sheet{number}.xml" for number in (1, 2, 3)]
+    assert sorted(related.values()) == [("styles", "xl/styles.xml"), *(("worksheet", each) for each in sheets)]
+    book = ET.fromstring(files["xl/workbook.xml"])
+    assert [child.tag.removeprefix(MAIN) for child in book] == ["bookViews", "sheets"]
+    listed = [(each.attrib["name"], related[each.attrib[f"{RELATION}id"]][1]) for each in book.iter(f"{MAIN}sheet")]
+    assert listed == list(zip(["Contents", "users", 'a "&<>'], sheets, strict=True))
+    assert sorted(each.attrib["sheetId"] for each in book.iter(f"{MAIN}sheet")) == ["1", "2", "3"]
+    types = {
+        each.attrib["PartName"]: re.sub(r".*\.(.*)\+xml", r"\1", each.attrib["ContentType"])
+        for each in ET.fromstring(files["[Content_Types].xml"])
+        if "PartName" in each.attrib
+    }
+    assert types == {
+        "/xl/workbook.xml": "main",
+        "/xl/styles.xml": "styles",
+        **{f"/{each}": "worksheet" for each in sheets},
+    }
+    assert set(files) == {name[1:] for name in types} | {
+        "_rels/.rels",
+        "xl/_rels/workbook.xml.rels",
+        "[Content_Types].xml",
+    }
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_sheets_elements_stand_in_their_order(number: int) -> None:
+    found = ET.fromstring(unpacked(WORKBOOK)[f"xl/worksheets/sheet{number}.xml"])
+    order = ["dimension", "sheetViews", "sheetFormatPr", "cols", "sheetData"]
+    assert [child.tag.removeprefix(MAIN) for child in found] == order
+    assert [child.tag.removeprefix(MAIN) for child in found[1][0]] == ["pane", "selection"]
+    assert [view.get("tabSelected") for view in found[1]] == ["1" if number == 1 else None]
+    header, *_ = rows = list(found[4])
+    assert found[0].attrib["ref"] == f"A1:{'ABCDE'[len(header) - 1]}{len(rows)}"
+    assert [row.attrib["r"] for row in rows] == [str(at) for at in range(1, len(rows) + 1)]
+    for row in rows:
+        references = [cell.attrib["r"] for cell in row]
+        assert references == sorted(set(references))
+        assert all(reference[1:] == row.attrib["r"] for reference in references)
+        assert {cell.get("t") for cell in row} <= {"inlineStr", "b", None}
+        for cell in row:
+            assert [child.tag.removeprefix(MAIN) for child in cell] == ["is" if cell.get("t") == "inlineStr" else "v"]
+
+
+def test_styles_are_those_that_cells_name() -> None:
+    styles = ET.fromstring(unpacked(WORKBOOK)["xl/styles.xml"])
+    assert [child.tag.removeprefix(MAIN) for child in styles] == [
+        "numFmts",
+        "fonts",
+        "fills",
+        "borders",
+        "cellStyleXfs",
+        "cellXfs",
+        "cellStyles",
+    ]
+    for counted in styles:
+        assert counted.attrib["count"] == str(len(counted))
+
+
+def test_dates_fit_into_their_columns() -> None:
+    widths = {name: each.width for name, each in workbook(WORKBOOK)["users"].column_dimensions.items()}
+    assert widths["C"] >= len("2024-01-01 00:00:00.000")
+    assert widths["B"] < widths["C"]
+
+
+def test_the_zip_file_is_of_the_form_that_excel_takes() -> None:
+    with zipfile.ZipFile(io.BytesIO(WORKBOOK)) as archive:
+        for info in archive.infolist():
+            header = WORKBOOK[info.header_offset :][:30]
+            sizes_and_extra = header[18:26], header[28:30]
+            assert sizes_and_extra == (bytes(8), bytes(2)), "Zip64 in a local header: Excel finds the file damaged"
+            assert info.extract_version == 20
 
 
 def test_a_workbook_that_does_not_hold_what_it_lists_is_refused() -> None:

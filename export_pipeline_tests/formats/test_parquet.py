@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from struct import unpack
@@ -16,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from export_pipeline.formats import parquet_schema
+from export_pipeline.formats import parquet as parquet_module
+from export_pipeline.formats import parquet_columns, parquet_schema
 from export_pipeline.formats.bson_fields import Field, fields
 from export_pipeline.formats.extended_json import EncodingError, encode_document, encode_value
 from export_pipeline.formats.parquet_schema import MOST_COLUMNS, column_label
@@ -147,6 +150,106 @@ def test_a_string_that_looks_like_other_fields_stays_a_string() -> None:
     assert found["n"][2000].as_py() is None
     assert found["t"][2000].as_py() == "c"
     assert found["n"].to_pylist().count(1) == 4000
+
+
+def test_a_field_that_hides_behind_a_string_is_kept() -> None:
+    usual: list[Any] = [{"s": "x", "o": bson.ObjectId()}, {"s": "x"}] * 2000
+    # To a pattern, what follows the first zero byte of the text looks like an ObjectId, with a real field inside.
+    trap = {"s": "x\0\x07o\0ab", "new": 5}
+    found = table(*usual, trap, *usual, lossless=False)
+    assert found["s"][4000].as_py() == trap["s"]
+    assert found["o"][4000].as_py() is None
+    assert json.loads(found["_rest"][4000].as_py()) == {"new": 5}
+    assert found["_rest"].null_count == 8000
+
+
+def test_names_that_programs_trip_over_are_columns_like_others() -> None:
+    names = ["__proto__", "$date", "a.b", "$oid", "constructor", "with space", 'q"uote', "naïve", "<b>", "_", "null"]
+    stored = {"_id": 1} | {name: number for number, name in enumerate(names)}
+    found = table(stored)
+    assert found.drop(["_col", "_doc"]).to_pylist() == [stored]
+    assert json.loads(found["_doc"][0].as_py())["$date"] == {"$numberInt": "1"}
+
+
+def test_of_a_million_names_some_are_columns_and_all_are_kept() -> None:
+    documents = [{"_id": n, "usual": n / 2} | {f"{n}-{m}": m for m in range(10_000)} for n in range(100)]
+    found = table(*documents, lossless=False)
+    assert found.num_columns == MOST_COLUMNS + 2  # and the tag, and the rest
+    held = found.column_names[1:-1]
+    for stored, row in zip(documents, found.to_pylist(), strict=True):
+        rest = json.loads(row["_rest"]) if row["_rest"] else {}
+        assert {name: row[name] for name in held if row[name] is not None} | rest == stored
+
+
+def event(number: int) -> dict[str, Any]:
+    """An event as plugins store them: nested, with fields that some lack or hold as another type."""
+    stored: dict[str, Any] = {
+        "_id": bson.ObjectId(f"{number:024x}") if number % 3 else f"id {number}",
+        "ts": bson.Int64(1_700_000_000_000 + number),
+        "cd": datetime.fromtimestamp(1_700_000_000 + number, UTC),
+        "c": number % 5 or bson.Int64(2**40),
+        "s": number / 8 if number % 4 else number,
+        "on": number % 2 == 0 if number % 7 else None,
+        "text": f"Straße {number}\n" if number % 6 else "",
+        "up": {"cc": "TR", "oid": bson.ObjectId(), "x": float("nan")} if number % 5 else {"cc": 'a "b"'},
+        "mixed": [number, str(number), {"a": number}, ["x"] * (number % 3), None][number % 5],
+        "hash": number.to_bytes(16, "big"),
+    }
+    for field in ("on", "text", "up", "mixed"):
+        if number % 11 == len(field):
+            del stored[field]
+    if number % 400 == 399:
+        stored[f"key {number}"] = {"rare": bson.Regex("a", "i")}
+    return stored
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_events_go_through_the_fast_path_and_come_out_as_walked(
+    lossless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [event(number) for number in range(8000)]
+    walked = 0
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal walked
+        walked += 1
+        return fields(*arguments)
+
+    monkeypatch.setattr(parquet_columns, "fields", counting)
+    fast = table(*documents, lossless=lossless)
+    assert walked < 200
+    monkeypatch.setattr(parquet_schema, "WORTH_A_PATTERN", 10_000)
+    slow = table(*documents, lossless=lossless)
+    assert walked >= 8000
+    assert fast.schema.equals(slow.schema, check_metadata=True)
+    assert fast.schema.field("mixed").metadata[b"mongodb_types"] == b"array,int,null,object,string"
+    for name in fast.column_names:  # as text, since NaN is not equal to itself
+        assert repr(fast[name].to_pylist()) == repr(slow[name].to_pylist()), name
+
+
+def test_row_groups_are_of_one_collection_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_module, "ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr(parquet_module, "_MORE_FOR_A_COLUMN", 0)
+    collections = {name: [piece(*({"_id": n, name: n} for n in range(3000)))] for name in ("users", "events")}
+    file = parquet.ParquetFile(io.BytesIO(written(FORMATS["parquet"], collections)))
+    groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
+    assert len(groups) > 4
+    assert all(len(group["_col"].unique()) == 1 for group in groups)
+    whole = file.read()
+    assert whole["_id"].to_pylist() == list(range(3000)) * 2
+    assert whole["users"].to_pylist() == [*range(3000), *[None] * 3000]
+
+
+def test_pandas_is_not_loaded_to_write() -> None:
+    # Where it is installed, many a function of pyarrow would import it, tens of megabytes for nothing.
+    program = """
+import sys, bson
+from export_pipeline_tests.formats.test_formats import FORMATS, piece, written
+written(FORMATS["parquet"], {"c": [piece(*({"_id": n, "a": {"b": n}, "t": "x", "on": True} for n in range(1000)))]})
+assert "pyarrow" in sys.modules
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 @pytest.fixture

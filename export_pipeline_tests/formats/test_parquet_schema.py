@@ -130,4 +130,4 @@ def test_most_documents_are_skimmed(monkeypatch: pytest.MonkeyPatch) -> None:
         {"_id": n, "o": {str(n): n}, "l": ["x"] * (n % 5)} | ({"s": "x"} if n % 3 else {}) for n in range(5000)
     ]
     assert types(surveyed(*documents)) == {"_id": "int32", "o": "json", "l": "json", "s": "string"}
-    assert looked == parquet_schema.WORTH_A_PATTERN
+    assert looked < parquet_schema.WORTH_A_PATTERN * 1.2

@@ -14,7 +14,7 @@ from export_pipeline.demo.data import DemoData
 from export_pipeline.errors import MongoUnreachableError
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.names import BATCH_PARTITIONS, STATUS_TAG
-from export_pipeline.packages.verify import MANIFEST
+from export_pipeline.packages.naming import MANIFEST
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import NewRequest
 from export_pipeline.settings import Settings

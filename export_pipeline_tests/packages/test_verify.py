@@ -191,7 +191,7 @@ EDITS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "more in total": (("totals", "documents_expected"), 7, "the manifest's totals are not the sum"),
     "one collection less": (("collections",), lambda items: items[1:], "the manifest's totals are not the sum"),
     "another sha256": (("file", "sha256"), "0" * 64, "the file is not the one that was written"),
-    "another size": (("file", "bytes"), lambda size: size + 1, "the file is not the one that was written"),
+    "another size": (("file", "bytes"), lambda size: size + 1, "the manifest's parts are not together"),
     "another section's sha256": ((*EVENTS, "sha256"), "0" * 64, "the bytes of eventsx are not those"),
     "another offset": ((*EVENTS, "offset"), lambda offset: offset + 1, "the bytes of eventsx are not those"),
     "another length": ((*EVENTS, "bytes"), lambda size: size - 1, "the bytes of eventsx are not those"),
@@ -200,7 +200,11 @@ EDITS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "offset past everything": ((*EVENTS, "offset"), 10**30, "the bytes of eventsx are not those"),
     "length below zero": ((*EVENTS, "bytes"), -1, "the bytes of eventsx are not those"),
     "length past everything": ((*EVENTS, "bytes"), 10**30, "the bytes of eventsx are not those"),
-    "another collection": ((*EVENTS, "collection"), "otherx", "other counts than were written, in eventsx, otherx"),
+    "another collection": ((*EVENTS, "collection"), "otherx", "the manifest's parts are not together"),
+    "another part's sha256": (("parts", 0, "sha256"), "0" * 64, "the file is not the one that was written"),
+    "another part's size": (("parts", 0, "bytes"), lambda size: size + 1, "the manifest's parts are not together"),
+    "another content": (("parts", 0, "content_sha256"), "0" * 64, "the content of the file is not the one"),
+    "another part's counts": (("parts", 0, "documents"), {"eventsx": 6}, "the manifest's parts are not together"),
 }
 
 
@@ -224,6 +228,7 @@ def test_a_document_moved_in_the_manifest_from_one_collection_to_another_is_noti
     for report, documents in ((0, 2), (1, 4)):
         for field in ("documents_written", "documents_expected"):
             edited(spoiled, "collections", report, field, to=documents)
+    edited(spoiled, "parts", 0, "documents", to={"app_usersx": 2, "eventsx": 4})
     assert refused(spoiled) == "the file read back holds other counts than were written, in app_usersx, eventsx"
 
 
@@ -239,6 +244,7 @@ def test_a_removed_line_is_noticed_though_the_counts_are_made_to_fit(package: Co
     for path, documents in (((*EVENTS,), 4), (("totals",), 5)):
         for field in ("documents_written", "documents_expected"):
             edited(spoiled, *path, field, to=documents)
+    edited(spoiled, "parts", 0, "documents", "eventsx", to=4)
     assert refused(spoiled) == "the bytes of eventsx are not those that were written"
 
 
@@ -246,9 +252,11 @@ def test_a_removed_line_is_noticed_though_the_hashes_are_made_to_fit(package: Co
     spoiled = removed_line(package("jsonl"))
     content = spoiled.read_bytes()
     section = content[read_manifest(spoiled).collections[1].offset :]
-    for path, of in ((EVENTS, section), (("file",), content)):
+    for path, of in ((EVENTS, section), (("file",), content), (("parts", 0), content)):
         edited(spoiled, *path, "bytes", to=len(of))
         edited(spoiled, *path, "sha256", to=hashlib.sha256(of).hexdigest())
+    edited(spoiled, "parts", 0, "content_bytes", to=len(content))
+    edited(spoiled, "parts", 0, "content_sha256", to=hashlib.sha256(content).hexdigest())
     # What follows the last section, its line's end, is no longer there.
     for empty in (2, 3):
         edited(spoiled, "collections", empty, "offset", to=len(content))
@@ -256,6 +264,7 @@ def test_a_removed_line_is_noticed_though_the_hashes_are_made_to_fit(package: Co
 
 
 NOT_OF_THE_FORMAT = {
+    "html": [b"", b"<!doctype html>\n", b"<html></html>"],
     "json": [b"[]", b"[\n", b'[\n{"_col":"}\n]\n', b'[\n{"_col":"x"}\n{"_col":"x"}\n]\n', b'[\n{"_col":"x"},\n]\n'],
     "jsonl": [b"\n", b'{"_col":"}\n', b'{"_col":"\xff"}\n', b'{"_id":1}\n', b'{"_col":"x"}'],
     "parquet": [b"PAR1PAR1", b"PAR1\0\0\0\0\0\0\0\0PAR1"],
