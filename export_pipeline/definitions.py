@@ -6,7 +6,7 @@ from export_pipeline.catalog.load import load_catalog
 from export_pipeline.orchestration.assets import batches, packages_asset, slice_asset
 from export_pipeline.orchestration.checks import catalog_drift, check_catalog, check_catalog_weekly
 from export_pipeline.orchestration.jobs import export_users, request_export
-from export_pipeline.orchestration.resources import EXPORTER, exporter_resource
+from export_pipeline.orchestration.resources import resources
 from export_pipeline.orchestration.schedules import expire_packages, expire_packages_hourly
 from export_pipeline.orchestration.sensors import pending_requests, request_reconciler
 from export_pipeline.settings import Settings
@@ -24,7 +24,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
         jobs=[request_export, export_users, expire_packages, check_catalog],
         sensors=[pending_requests, request_reconciler],
         schedules=[expire_packages_hourly, check_catalog_weekly],
-        resources={EXPORTER: exporter_resource(settings)},
+        resources=resources(settings),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pymongo import MongoClient
 
@@ -47,6 +47,9 @@ from export_pipeline.slices.slice_file import SliceIndex, load_index
 from export_pipeline.storage import Storage, open_storage
 from export_pipeline.storage.sealed import SealedStorage
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 log = logging.getLogger(__name__)
 
 PLAN_IS_FRESH = timedelta(minutes=4)
@@ -80,8 +83,9 @@ class Outcome:
 class Exporter:
     """One installation: its settings, catalogue, requests table, storage and MongoDB, each opened when needed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, s3_client: "S3Client | None" = None) -> None:
         self.settings = settings
+        self._s3_client = s3_client
 
     @cached_property
     def catalog(self) -> LoadedCatalog:
@@ -96,7 +100,15 @@ class Exporter:
     @cached_property
     def storage(self) -> Storage:
         """Where slices and packages go."""
-        return open_storage(self.settings.storage_root)
+        settings = self.settings
+        return open_storage(
+            settings.storage_root,
+            endpoint_url=settings.s3_endpoint_url,
+            region=settings.s3_region,
+            sse=settings.s3_sse,
+            sse_kms_key_id=settings.s3_sse_kms_key_id,
+            client=self._s3_client,
+        )
 
     @cached_property
     def client(self) -> MongoClient[Document]:

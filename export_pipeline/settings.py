@@ -7,6 +7,7 @@ import re
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -37,7 +38,18 @@ class Settings(BaseSettings):
         description="The requests table's database, as a SQLAlchemy URL; SQLite under DAGSTER_HOME if unset.",
     )
     storage: str | None = Field(
-        None, description="Where slices and exports go: a directory; exports/ under DAGSTER_HOME if unset."
+        None,
+        description="Where slices and exports go: a directory, or s3://bucket/prefix; exports/ under DAGSTER_HOME "
+        "if unset.",
+    )
+    s3_endpoint_url: str | None = Field(None, description="For a store that is not Amazon's: its URL.")
+    s3_region: str | None = Field(None, description="The region of the bucket. Keys come from the usual AWS chain.")
+    s3_sse: Literal["AES256", "aws:kms"] | None = Field(
+        None, description="How S3 encrypts what is stored: AES256 or aws:kms; as the bucket says if unset."
+    )
+    s3_sse_kms_key_id: str | None = Field(None, description="The key's id, for aws:kms.")
+    encoder_processes: int = Field(
+        1, ge=1, le=16, description="How many processes write one large JSON file; more than one where cores are idle."
     )
     secret_key: SecretStr | None = Field(
         None,
@@ -94,10 +106,12 @@ class Settings(BaseSettings):
             return _without_secrets(self.requests_database)
         if field == "storage":
             return self.storage_root
-        if field == "secret_key":
-            return "unset" if self.secret_key is None else "***"
+        if field == "secret_key" and self.secret_key is not None:
+            return "***"
         value = getattr(self, field)
-        return "packaged countly.yaml" if value is None else str(value)
+        if field == "catalog" and value is None:
+            return "packaged countly.yaml"
+        return "unset" if value is None else str(value)
 
     @cached_property
     def storage_root(self) -> str:

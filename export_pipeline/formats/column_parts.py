@@ -98,7 +98,7 @@ class KnownFields:
         laid_out = []
         for name in self._order:
             column = once((name,))
-            inner = () if self._dotted and name != b"_id" else None
+            inner: tuple[LaidOutField, ...] | None = () if self._dotted and name != b"_id" else None
             if name in self._inner:
                 inner = self._inner[name].laid_out(lambda path, name=name: once((name, *path)))  # type: ignore[misc]
             if column is not None or inner:

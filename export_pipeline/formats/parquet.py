@@ -36,7 +36,7 @@ _DICTIONARY_BYTES = 32 << 10
 
 class _ParquetWriter:
     def __init__(self, sink: Sink, options: WriteOptions, survey: ParquetSurvey) -> None:
-        import pyarrow as pa  # imported here: it costs half a second, and most commands write no Parquet
+        import pyarrow as pa  # imported here: it takes 45 MB, and most commands write no Parquet
         from pyarrow import parquet
 
         self._survey = survey
@@ -62,40 +62,44 @@ class _ParquetWriter:
         self._row_group_bytes = ROW_GROUP_BYTES + _MORE_FOR_A_COLUMN * len(self._columns)
 
     def write(self, collection: str, piece: Piece) -> None:
-        if self._gathered is None:  # documents come collection by collection
-            self._collection = collection
-            self._gathered = CollectionColumns(self._survey, self._columns, collection, lossless=self._lossless)
+        gathered = self._gathered_of(collection)
         bounds = [*piece.offsets, len(piece.data)]
         try:
             for begin in range(0, len(piece), WINDOW):
                 window = bounds[begin : begin + WINDOW + 1]
-                self._gathered.add(piece.data, window)
+                gathered.add(piece.data, window)
                 self._gathered_bytes += window[-1] - window[0]
-                if self._gathered_bytes >= self._row_group_bytes or self._gathered.size >= _MOST_GATHERED:
-                    self._put_down(self._gathered)
+                if self._gathered_bytes >= self._row_group_bytes or gathered.size >= _MOST_GATHERED:
+                    self._put_down()
             if self._reserved:
                 self._renamed += self._count_renamed(piece)
         except EncodingError as error:
             raise EncodingError(f"collection {collection!r}: {error}") from None
 
     def end_collection(self) -> int:
-        if self._gathered is not None:
-            self._put_down(self._gathered)
-            self._gathered = None
+        self._put_down()
+        self._gathered = None
         renamed, self._renamed = self._renamed, 0
         return renamed
 
     def close(self) -> None:
         self._file.close()
 
-    def _put_down(self, gathered: CollectionColumns) -> None:
-        """End the row group."""
+    def _gathered_of(self, collection: str) -> CollectionColumns:
+        if self._gathered is None or self._collection != collection:
+            self._put_down()
+            self._collection = collection
+            self._gathered = CollectionColumns(self._survey, self._columns, collection, lossless=self._lossless)
+        return self._gathered
+
+    def _put_down(self) -> None:
+        """End the row group, which is of one collection."""
         import pyarrow as pa
 
-        count = gathered.count
-        if not count:
+        if self._gathered is None or not self._gathered.count:
             return
-        made = gathered.arrays() | {"_col": repeated(self._collection, count)}
+        count = self._gathered.count
+        made = self._gathered.arrays() | {"_col": repeated(self._collection, count)}
         arrays = [made[field.name] if field.name in made else self._nulls(field.type, count) for field in self._schema]
         self._gathered_bytes = 0
         self._file.write_table(pa.Table.from_arrays(arrays, schema=self._schema))

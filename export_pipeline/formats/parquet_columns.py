@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 # What it takes, in microseconds of CPU for each of 50,000 events (566 bytes, 15 fields, three of them nested; 2 shared
 # cores, Python 3.11); draining find_raw_batches of the same, server included, takes 3.5:
 #
-#   the survey                    1.2, of which one match of the outline 0.5
-#   writing with _doc            11, at the best 9
-#   writing without               8, at the best 7
+#   the survey            1.2
+#   writing with _doc    11
+#   writing without       8
 #
-# At the best: regular expression 1.4, reading its groups 1.3 (a third of that comparing lengths), _doc 1.8, the nested
-# fields' JSON 1.0, gathering into buffers 1.0, the other columns 0.3, pyarrow 1.4 (half of it zstd, half of it _doc).
-# Documents that are not alike inside (maps by names that are data) are walked, at 30 without and 50 with _doc.
+# Alone, and with all of the processor: the regular expression 1.4, reading its groups 1.3 (a third of that comparing
+# lengths), _doc 1.8, the JSON of nested fields 1.0, gathering into buffers 1.0, the other columns 0.3, pyarrow 1.4
+# (half of that _doc). Documents that are not alike inside (maps by names that are data) are walked: 30, and 50 with _doc.
 #
 # Of the 105 MB over an idle process, importing pyarrow is 45, the pieces that are read 20, a row group the rest.
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -17,9 +18,14 @@ from export_pipeline.formats.json_text import JsonArray, JsonLines
 from export_pipeline.formats.parquet import Parquet
 from export_pipeline.formats.protocol import Format, WriteOptions
 
-FORMATS: dict[str, Format] = {
-    format_.name: format_ for format_ in (JsonArray(), JsonLines(), Parquet(), CsvZip(), Excel(), Html(), BsonArchive())
-}
+
+@cache
+def _formats(encoder_processes: int) -> dict[str, Format]:
+    texts = JsonArray(encoder_processes), JsonLines(encoder_processes)
+    return {format_.name: format_ for format_ in (*texts, Parquet(), CsvZip(), Excel(), Html(), BsonArchive())}
+
+
+FORMATS = _formats(1)
 JSON_MODES: tuple[str, ...] = get_args(Mode)
 
 _FOR_ALL = {"recipients", "passphrase", "json_mode"}
@@ -27,11 +33,14 @@ _FOR_ALL = {"recipients", "passphrase", "json_mode"}
 where there is none."""
 
 
-def find_format(name: object) -> Format:
-    """Return the format called ``name``. Raises BadInputError that lists the known ones."""
+def find_format(name: object, encoder_processes: int = 1) -> Format:
+    """Return the format called ``name``; its writer uses up to so many processes for a large file, where it can.
+
+    Raises BadInputError that lists the known ones.
+    """
     if not isinstance(name, str) or name not in FORMATS:
         raise BadInputError(f"format: {_shown(name)} is unknown; known are {', '.join(FORMATS)}")
-    return FORMATS[name]
+    return _formats(encoder_processes)[name]
 
 
 def write_options(given: Mapping[str, Any]) -> WriteOptions:

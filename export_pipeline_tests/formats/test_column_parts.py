@@ -76,7 +76,7 @@ def test_documents_of_another_form_are_missed(document: dict[str, Any] | bytes) 
 
 def test_fields_of_embedded_documents_have_their_places() -> None:
     of = layout({"a": {"b": 1, "c": "x"}, "b": 1}, {"a": {}}, dotted=True)
-    known = [{"b": 1}, {"a": {"c": "y"}, "b": 2}, {"a": {}}, {"a": {"b": 3}}]
+    known: list[dict[str, Any]] = [{"b": 1}, {"a": {"c": "y"}, "b": 2}, {"a": {}}, {"a": {"b": 3}}]
     parts, missed = taken(of, *known, {"a": {"d": 1}}, {"b": {"a": 1}})
     assert missed == [4, 5]
     assert parts == [

@@ -240,6 +240,16 @@ def test_row_groups_are_of_one_collection_and_in_order(monkeypatch: pytest.Monke
     assert whole["users"].to_pylist() == [*range(3000), *[None] * 3000]
 
 
+def test_a_collection_that_nobody_ended_does_not_tag_the_next() -> None:
+    memory = Memory()
+    writer = FORMATS["parquet"].writer(memory, WriteOptions())
+    for collection in ("users", "events"):
+        writer.write(collection, piece({"_id": 1}))
+    writer.end_collection()
+    writer.close()
+    assert FORMATS["parquet"].count(io.BytesIO(memory.getvalue())) == {"users": 1, "events": 1}
+
+
 def test_pandas_is_not_loaded_to_write() -> None:
     # Where it is installed, many a function of pyarrow would import it, tens of megabytes for nothing.
     program = """
