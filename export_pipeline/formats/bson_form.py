@@ -147,7 +147,7 @@ def _outline(elements: list[_Element], seen: int, value: Callable[[int, bytes], 
                 parts.append(_outline(element.inner, element.seen, lambda *_: None))
             elif element.size:
                 name = element.announced[1:].partition(b"\0")[0]
-                parts.append(value(element.kind, name) or b".{%d}" % element.size)
+                parts.append(value(element.kind, name) or b"." * element.size)
         parts.append(b"" if seen_in == seen else b"|)")
         pattern += parts
     return b"".join([*pattern, rb"\0"])
@@ -214,7 +214,7 @@ class _Compiler:
 
     def _fixed(self, code: str, size: int) -> int:
         """Note a value of fixed size; return which it is of the segment's."""
-        self._in_fixed(b".{%d}" % size, code)
+        self._in_fixed(b"." * size, code)
         self._values += 1
         return self._values - 1
 

@@ -14,14 +14,6 @@ from typing import NamedTuple
 
 from export_pipeline.errors import IncompleteError
 from export_pipeline.formats.bson_fields import ENDS, SIZES, TYPES, fields
-from export_pipeline.formats.bson_values import decimal_text as decimal_text
-from export_pipeline.formats.bson_values import double_text as double_text
-from export_pipeline.formats.bson_values import id_text as id_text
-from export_pipeline.formats.bson_values import json_text as json_text
-from export_pipeline.formats.bson_values import read_bool as read_bool
-from export_pipeline.formats.bson_values import read_double as read_double
-from export_pipeline.formats.bson_values import read_int as read_int
-from export_pipeline.formats.bson_values import read_text as read_text
 from export_pipeline.formats.bson_walk import DOCUMENT, is_like_tag
 from export_pipeline.formats.column_parts import EMPTY_DOCUMENT, LONGEST_NAME, KnownFields, Layout, Part, value_of
 from export_pipeline.formats.extended_json import EncodingError, encode_document

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from export_pipeline.formats.bson_fields import TYPES, Field, fields
-from export_pipeline.formats.columns import (
+from export_pipeline.formats.bson_values import (
     decimal_text,
     double_text,
     id_text,

@@ -34,6 +34,16 @@ _DICTIONARY_BYTES = 32 << 10
 """Where a column has more than that of different values in a row group, a dictionary takes time and makes it larger."""
 
 
+_PARTS_GATHERED = 8
+"""Of the size of a part, the share that is gathered at most: how much smaller that will be in the file is not known."""
+
+_MOST_GROWTH = 24
+"""The most bytes of text for one of BSON, half of them in ``_doc``: two can stand for ``"":{"$undefined":true},``."""
+
+_MOST_OF_A_CHUNK = 500
+"""Bytes that describe the column of a row group, beside its name twice, at its place and at the file's end."""
+
+
 class _ParquetWriter:
     def __init__(self, sink: Sink, options: WriteOptions, survey: ParquetSurvey) -> None:
         import pyarrow as pa  # imported here: it takes 45 MB, and most commands write no Parquet
@@ -51,15 +61,22 @@ class _ParquetWriter:
             compression="zstd",
             dictionary_pagesize_limit=_DICTIONARY_BYTES,
             use_dictionary=[name for name in typed if name != "_id"],  # ids and documents do not repeat
-            write_statistics=[name for name in typed if name in ("_col", "_id") or not _is_text(self._schema, name)],
+            write_statistics=[
+                name
+                for name in typed
+                if name == "_col"
+                or not _is_text(self._schema, name)
+                or (name == "_id" and not options.split_bytes)  # of texts, they are as long as those
+            ],
         )
         self._collection = ""
         self._gathered: CollectionColumns | None = None
-        self._gathered_bytes = 0
+        self._gathered_bytes = self._row_groups = 0
         self._renamed = 0
         self._reserved = {column.name for column in self._columns if is_reserved(column.name)}
         self._nothing: dict[pa.DataType, pa.Array] = {}
         self._row_group_bytes = ROW_GROUP_BYTES + _MORE_FOR_A_COLUMN * len(self._columns)
+        self._most_gathered = min(_MOST_GATHERED, (options.split_bytes or _MOST_GATHERED * 8) // _PARTS_GATHERED)
 
     def write(self, collection: str, piece: Piece) -> None:
         gathered = self._gathered_of(collection)
@@ -69,7 +86,7 @@ class _ParquetWriter:
                 window = bounds[begin : begin + WINDOW + 1]
                 gathered.add(piece.data, window)
                 self._gathered_bytes += window[-1] - window[0]
-                if self._gathered_bytes >= self._row_group_bytes or gathered.size >= _MOST_GATHERED:
+                if self._gathered_bytes >= self._row_group_bytes or gathered.size >= self._most_gathered:
                     self._put_down()
             if self._reserved:
                 self._renamed += self._count_renamed(piece)
@@ -84,6 +101,18 @@ class _ParquetWriter:
 
     def close(self) -> None:
         self._file.close()
+
+    def to_come(self, collection: str, size: int, documents: int) -> int:
+        """See ``SplittingWriter.to_come``."""
+        held, rows = (self._gathered.size, self._gathered.count) if self._gathered else (0, 0)
+        new = _MOST_GROWTH * size + 16 * documents
+        groups = self._row_groups + 2 + new // self._most_gathered + size // self._row_group_bytes
+        # A dictionary adds at most two bytes to a value of four or more; where nulls are takes a bit for each.
+        values = (held + new) * 3 // 2 + (rows + documents) * len(self._schema) // 8
+        names = 2 * sum(len(name.encode()) for name in self._schema.names)
+        chunks = groups * (_MOST_OF_A_CHUNK * len(self._schema) + names + 8 * len(collection.encode()))
+        schema: int = 2 * self._schema.serialize().size + 200 * len(self._schema) + names
+        return values + values // 64 + chunks + schema
 
     def _gathered_of(self, collection: str) -> CollectionColumns:
         if self._gathered is None or self._collection != collection:
@@ -102,6 +131,7 @@ class _ParquetWriter:
         made = self._gathered.arrays() | {"_col": repeated(self._collection, count)}
         arrays = [made[field.name] if field.name in made else self._nulls(field.type, count) for field in self._schema]
         self._gathered_bytes = 0
+        self._row_groups += 1
         self._file.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
     def _nulls(self, type_: "pa.DataType", count: int) -> "pa.Array":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #
 # Alone, and with all of the processor: the regular expression 1.4, reading its groups 1.3 (a third of that comparing
 # lengths), _doc 1.8, the JSON of nested fields 1.0, gathering into buffers 1.0, the other columns 0.3, pyarrow 1.4
-# (half of that _doc). Documents that are not alike inside (maps by names that are data) are walked: 30, and 50 with _doc.
+# (half of that _doc). Documents that are not alike inside, as where names are data, are walked: 30, and 50 with _doc.
 #
 # Of the 105 MB over an idle process, importing pyarrow is 45, the pieces that are read 20, a row group the rest.
 

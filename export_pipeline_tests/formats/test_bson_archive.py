@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export_pipeline.errors import IncompleteError
+from export_pipeline.formats.protocol import WriteOptions
 from export_pipeline.formats.registry import FORMATS
 from export_pipeline.mongo.bson_stream import Piece, whole_documents
 from export_pipeline_tests.formats import raw_bson
@@ -143,7 +144,7 @@ def test_a_changed_byte_is_noticed_or_changes_no_document(data: st.DataObject) -
 def test_a_collections_bytes_end_with_it() -> None:
     """So that the manifest's hash of a section is that of its collection alone."""
     memory = io.BytesIO()
-    writer = BSON.writer(memory, options=None)  # type: ignore[arg-type]  # it has none
+    writer = BSON.writer(memory, WriteOptions())
     sections = []
     for name, pieces in TWO.items():
         begin = memory.tell()
@@ -161,7 +162,7 @@ def test_a_collections_bytes_end_with_it() -> None:
 
 def test_a_writer_that_is_given_up_writes_nothing_more() -> None:
     memory = io.BytesIO()
-    writer = BSON.writer(memory, options=None)  # type: ignore[arg-type]
+    writer = BSON.writer(memory, WriteOptions())
     writer.write("users", piece({"_id": 1}))
     del writer
     with pytest.raises(IncompleteError):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from export_pipeline.formats import parquet_columns, parquet_schema
 from export_pipeline.formats.bson_fields import Field, fields
 from export_pipeline.formats.extended_json import EncodingError, encode_document, encode_value
 from export_pipeline.formats.parquet_schema import MOST_COLUMNS, column_label
-from export_pipeline.formats.protocol import WriteOptions
+from export_pipeline.formats.protocol import SplittingWriter, WriteOptions
 from export_pipeline.formats.registry import FORMATS
 from export_pipeline.mongo.bson_stream import Piece, whole_documents
 from export_pipeline_tests.formats import raw_bson
@@ -248,6 +249,36 @@ def test_a_collection_that_nobody_ended_does_not_tag_the_next() -> None:
     writer.end_collection()
     writer.close()
     assert FORMATS["parquet"].count(io.BytesIO(memory.getvalue())) == {"users": 1, "events": 1}
+
+
+def test_what_is_yet_to_come_is_never_more_than_was_said() -> None:
+    randomness = random.Random(1)
+
+    def documents(kind: int) -> Piece:
+        if kind == 0:  # nothing that compresses
+            return piece(*({"_id": randomness.randbytes(20), "t": randomness.randbytes(500).hex()} for _ in range(300)))
+        if kind == 1:  # JSON many times as long
+            return piece(*({"u": "\1" * 50, "a": [None, bson.MaxKey()] * 20} for _ in range(300)))
+        return piece(*({f"n{n % 40}": n, "_id": n, "x": n / 7} for n in range(300)))  # many columns, hardly a value
+
+    pieces = [documents(randomness.randrange(3)) for _ in range(40)]
+    options = WriteOptions(split_bytes=1_000_000)
+    survey = FORMATS["parquet"].survey(options)
+    assert survey is not None
+    for part in pieces:
+        survey.see("c" * 50, part)
+    for count in (1, 2, 5, 15, 40):
+        memory, collection = Memory(), "c" * 50
+        writer = FORMATS["parquet"].writer(memory, options, survey)
+        assert isinstance(writer, SplittingWriter)
+        for part in pieces[:count]:
+            before = memory.tell() + writer.to_come(collection, len(part.data), len(part))
+            writer.write(collection, part)
+        after = memory.tell() + writer.to_come(collection, 0, 0)
+        writer.end_collection()
+        writer.close()
+        assert memory.tell() <= min(before, after)
+    assert after < memory.tell() * 1.5  # and not much less either
 
 
 def test_pandas_is_not_loaded_to_write() -> None:
