@@ -26,7 +26,12 @@ def piece(number: int, documents: int = 200) -> bytes:
 
 def encoders() -> list[psutil.Process]:
     """The encoder processes of this process that are there now."""
-    return [child for child in psutil.Process().children() if encoder_worker.__name__ in " ".join(child.cmdline())]
+    return [child for child in living() if encoder_worker.__name__ in " ".join(child.cmdline())]
+
+
+def living() -> list[psutil.Process]:
+    """The children of this process that have not ended; the test run has others, such as a database."""
+    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def wait_until(true: Callable[[], object]) -> None:
@@ -171,9 +176,10 @@ def test_a_process_that_cannot_start_fails_the_export(always: None, monkeypatch:
 
 def test_a_process_that_ends_as_it_starts_fails_the_export(always: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_worker, "__name__", "export_pipeline.no_such_module")
+    others = living()
     pool = EncoderPool(2, "relaxed", LINE)
     texts(pool, [piece(1), piece(2)])
-    wait_until(lambda: not [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE])
+    wait_until(lambda: not set(living()) - set(others))
     with pytest.raises(EncoderProcessError, match=r"ended early \(exit status 1\)"):
         texts(pool, [piece(3)])
 
