@@ -6,9 +6,15 @@ from export_pipeline.catalog.load import load_catalog
 from export_pipeline.orchestration.assets import batches, packages_asset, slice_asset
 from export_pipeline.orchestration.checks import catalog_drift, check_catalog, check_catalog_weekly
 from export_pipeline.orchestration.jobs import export_users, request_export
+from export_pipeline.orchestration.reconciling import request_reconciler
 from export_pipeline.orchestration.resources import resources
-from export_pipeline.orchestration.schedules import expire_packages, expire_packages_hourly
-from export_pipeline.orchestration.sensors import pending_requests, request_reconciler
+from export_pipeline.orchestration.schedules import (
+    expire_packages,
+    expire_packages_hourly,
+    watch_due_dates,
+    watch_due_dates_every_six_hours,
+)
+from export_pipeline.orchestration.sensors import pending_requests
 from export_pipeline.settings import Settings
 
 
@@ -21,9 +27,9 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=[batches, *(slice_asset(entry) for entry in catalog.entries), packages_asset(catalog)],
         asset_checks=[catalog_drift],
-        jobs=[request_export, export_users, expire_packages, check_catalog],
+        jobs=[request_export, export_users, expire_packages, check_catalog, watch_due_dates],
         sensors=[pending_requests, request_reconciler],
-        schedules=[expire_packages_hourly, check_catalog_weekly],
+        schedules=[expire_packages_hourly, watch_due_dates_every_six_hours, check_catalog_weekly],
         resources=resources(settings),
     )
 

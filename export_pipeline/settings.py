@@ -16,6 +16,8 @@ from export_pipeline.errors import BadInputError
 
 ENV_PREFIX = "EXPORT_PIPELINE_"
 
+_IN_DAYS = ("retention", "run_retention", "due_soon")
+
 
 class Settings(BaseSettings):
     """The settings of one installation; ``Settings.load()`` reads them from the environment."""
@@ -63,6 +65,18 @@ class Settings(BaseSettings):
         le=timedelta(days=36_500),
         description="How long a finished export is kept: days, or an ISO 8601 duration (P7D).",
     )
+    run_retention: timedelta = Field(
+        timedelta(days=30),
+        gt=timedelta(0),
+        le=timedelta(days=36_500),
+        description="How long Dagster keeps finished runs of our jobs, with their events: days, or ISO 8601.",
+    )
+    due_soon: timedelta = Field(
+        timedelta(days=7),
+        ge=timedelta(0),
+        le=timedelta(days=30),
+        description="How long before its due date an unfinished request is warned of: days, or ISO 8601.",
+    )
     require_point_in_time: bool = Field(
         True,
         description="Refuse servers that cannot read all collections at one point in time (standalone ones).",
@@ -73,11 +87,42 @@ class Settings(BaseSettings):
         le=timedelta(days=24),  # and it counts milliseconds in 31 bits
         description="The longest one query may work on the server: seconds, or ISO 8601.",
     )
+    concurrent_reads: int = Field(
+        4, ge=1, le=256, description="The most reads that one process has under way on the MongoDB at once."
+    )
+    # MongoDB's manual and WiredTiger's (cache and eviction tuning): at 20 % dirty and 95 % used the server makes the
+    # threads of its clients clean up before they are served.
+    max_cache_dirty: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Reading pauses while this share of the server's cache waits to be written; 0 does not look. "
+        "Needs the role clusterMonitor.",
+    )
+    max_cache_used: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Reading pauses while this share of the server's cache is in use; 0 does not look. "
+        "Needs the role clusterMonitor.",
+    )
+    max_replication_lag: timedelta = Field(
+        timedelta(minutes=1),
+        ge=timedelta(0),
+        description="Reading pauses while a secondary that may be read from is this far behind: seconds, or ISO 8601; "
+        "0 does not look. Known to 10 s, so less than 20 s means little.",
+    )
+    max_pause: timedelta = Field(
+        timedelta(minutes=10),
+        ge=timedelta(0),
+        description="The longest that reading one collection pauses in all before its requests fail, to be tried "
+        "again: seconds, or ISO 8601. MongoDB closes a cursor that idles for 10 minutes.",
+    )
 
-    @field_validator("retention", "read_timeout", mode="before")
+    @field_validator(*_IN_DAYS, "read_timeout", "max_replication_lag", "max_pause", mode="before")
     @classmethod
     def _plain_number_has_a_unit(cls, value: object, info: ValidationInfo) -> object:
-        unit = timedelta(days=1) if info.field_name == "retention" else timedelta(seconds=1)
+        unit = timedelta(days=1) if info.field_name in _IN_DAYS else timedelta(seconds=1)
         try:
             return float(value) * unit if isinstance(value, str | int | float) else value
         except (ValueError, OverflowError):

@@ -89,14 +89,14 @@ def exporter(make_database: MakeDatabase, tmp_path: Path) -> Iterator[Exporter]:
 
 
 def exported(exporter: Exporter, wanted: list[list[str]]) -> list[Counter[Any]]:
-    """Export to each list of uids a request, all in one batch."""
+    """Export to each list of uids a request, all in one batch; requests that are the same are one."""
     ids = [exporter.submit(NewRequest("x", uids, "json", "canonical")).id for uids in wanted]
-    exporter.requests.claim(batch := Batch(new_id(), tuple(ids)))
+    exporter.requests.claim(batch := Batch(new_id(), tuple(dict.fromkeys(ids))))
     plan = exporter.plan(batch.id)
     for entry in exporter.catalog.entries:
         exporter.read_slice(plan, entry.name)
     outcomes = {outcome.request_id: outcome for outcome in exporter.package(plan)}
-    assert [outcome.error for outcome in outcomes.values()] == [None] * len(wanted)
+    assert [outcome.error for outcome in outcomes.values()] == [None] * len(set(ids))
     return [in_json(Path(str(exporter.requests.get(request_id).result_uri))) for request_id in ids]
 
 

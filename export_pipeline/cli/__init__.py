@@ -8,6 +8,7 @@ import click
 from export_pipeline.cli.catalog import catalog
 from export_pipeline.cli.exports import export, request, status
 from export_pipeline.cli.installation import demo, settings
+from export_pipeline.cli.lifecycle import cancel, extend, forget, retry
 from export_pipeline.cli.packages import convert, download, verify
 from export_pipeline.errors import BadInputError, ExportPipelineError
 
@@ -33,5 +34,7 @@ def main() -> None:
     """
 
 
-for command in (catalog, convert, demo, download, export, request, settings, status, verify):
+for command in (
+    *(cancel, catalog, convert, demo, download, export, extend, forget, request, retry, settings, status, verify),
+):
     main.add_command(command)

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from rich.table import Column, Table
 from export_pipeline.cli.options import ask_for_passphrase, json_option, new_request, selection_options
 from export_pipeline.cli.shown import counting_bar, print_written, progress_bar
 from export_pipeline.errors import BadInputError
-from export_pipeline.requests.models import FINISHED, Request
+from export_pipeline.requests.models import FINISHED, LONGEST_RETENTION, Request
+from export_pipeline.requests.progress import time_left
 from export_pipeline.settings import Settings
 
 POLL_SECONDS = 0.5
@@ -63,13 +66,29 @@ def export(app_id: str, output: Path | None, dry_run: bool, as_json: bool, **giv
 @click.option("--app", "app_ids", required=True, multiple=True, metavar="APP", help="The app; one request for each.")
 @selection_options
 @click.option("--wait", is_flag=True, help="Follow the request to its end.")
+@click.option("--idempotency-key", metavar="KEY", help="Your own name for it: sent again, it makes no second request.")
+@click.option("--keep", type=click.FloatRange(min=0, min_open=True), metavar="DAYS", help="How long to keep the file.")
 @dry_run_option
 @json_option
-def request(app_ids: Sequence[str], wait: bool, dry_run: bool, as_json: bool, **given: Any) -> None:
-    """Ask for an export; Dagster's sensor picks it up. Prints the Export ID, one for each app."""
+def request(
+    app_ids: Sequence[str],
+    wait: bool,
+    idempotency_key: str | None,
+    keep: float | None,
+    dry_run: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Ask for an export; Dagster's sensor picks it up. Prints the Export ID, one for each app.
+
+    Where the same is being exported already, it is that request's ID.
+    """
     from export_pipeline.exporter import Exporter
 
-    wanted = [new_request(app_id, given) for app_id in app_ids]
+    retention = None if keep is None else timedelta(days=min(keep, LONGEST_RETENTION.days + 1))
+    wanted = [
+        replace(new_request(app_id, given), idempotency_key=idempotency_key, retention=retention) for app_id in app_ids
+    ]
     with Exporter(Settings.load()) as exporter:
         if dry_run:
             for new in wanted:
@@ -106,7 +125,8 @@ def status(export_id: str | None, as_json: bool) -> None:
     elif export_id:
         _print_request(rows[0])
         for event in events:
-            click.echo(f"  {event['at']:%Y-%m-%d %H:%M:%S} UTC  {event['event']} by {event['actor']}")
+            detail = f" ({event['detail']})" if event["detail"] else ""
+            click.echo(f"  {event['at']:%Y-%m-%d %H:%M:%S} UTC  {event['event']} by {event['actor']}{detail}")
     else:
         export_id_column = Column("Export ID", no_wrap=True)  # cut short it would be of no use
         table = Table(export_id_column, "app", "status", "documents", "requested", "format")
@@ -168,8 +188,27 @@ def _print_request(row: Request) -> None:
         click.echo(f"  {row.result_uri} ({row.result_bytes:,} bytes, sha256 {row.result_sha256})")
         if row.expires_at:
             click.echo(f"  kept until {row.expires_at:%Y-%m-%d %H:%M} UTC")
-    if row.status == "failed":
+    if row.error_code:
         click.echo(f"  {row.error_code}: {row.error_message}")
+    if row.is_live:
+        _print_outlook(row)
+
+
+def _print_outlook(row: Request) -> None:
+    """Say what is to come: when it is due, how long it takes, how far each collection is."""
+    if row.due_at:
+        click.echo(f"  due {row.due_at:%Y-%m-%d %H:%M} UTC")
+    if row.status == "pending" and row.not_before:
+        click.echo(f"  tried again from {row.not_before:%Y-%m-%d %H:%M:%S} UTC on")
+    if row.progress is None:
+        return
+    left = time_left(row.progress, datetime.now(UTC))
+    if left is not None:
+        click.echo(f"  {row.progress['phase']}; about {timedelta(seconds=round(left.total_seconds()))} left")
+    table = Table("collection", "documents", "of", "bytes")
+    for name, (expected, done, written) in row.progress["collections"].items():
+        table.add_row(name, f"{done:,}", f"{expected:,}", f"{written:,}")
+    Console().print(table)
 
 
 def _progress_of(row: Request) -> str:

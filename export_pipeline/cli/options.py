@@ -51,7 +51,7 @@ def new_request(app_id: str, given: Mapping[str, Any]) -> NewRequest:
         given["uids"],
         given["format_"],
         given["json_mode"],
-        requested_by=_operator(),
+        requested_by=operator(),
         # Only what was not given is left out: an empty --since, as from a variable that is not set, is a mistake.
         narrowing=parse_narrowing({name: value for name, value in narrowing.items() if value not in (None, (), {})}),
         person=None if person is None else parse_json(person, "--person"),
@@ -85,7 +85,8 @@ def _by_collection(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def _operator() -> str:
+def operator() -> str:
+    """Return who is at the command line, as the history names them."""
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a container's user may have no name

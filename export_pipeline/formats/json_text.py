@@ -1,12 +1,14 @@
 """JSON and JSON Lines: MongoDB Extended JSON v2, one document per line, the tag ``_col`` first."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import BinaryIO
 
 from export_pipeline.errors import IncompleteError
 from export_pipeline.formats.encoder_pool import EncoderPool
-from export_pipeline.formats.extended_json import Encoded
+from export_pipeline.formats.extended_json import Encoded, EncodingError, encode_lines
 from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece
 
@@ -14,6 +16,13 @@ _TAG = b'{"_col":"'
 
 _MOST_GROWTH = 12
 """The most bytes of JSON for one of BSON: two bytes of a document can stand for ``"":{"$undefined":true},``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _EncodedPiece(Piece):
+    """A piece whose text is known."""
+
+    encoded: Encoded
 
 
 class _TextWriter:
@@ -29,7 +38,11 @@ class _TextWriter:
         sink.write(opening)
 
     def write(self, collection: str, piece: Piece) -> None:
-        self._append(self._encoder.encode(piece.data, collection))
+        if isinstance(piece, _EncodedPiece):
+            self._append(self._encoder.flush())
+            self._append([piece.encoded])
+        else:
+            self._append(self._encoder.encode(piece.data, collection))
 
     def end_collection(self) -> int:
         self._append(self._encoder.flush())
@@ -59,21 +72,42 @@ class _TextWriter:
 class _Json:
     """What both have in common: by how many processes a large export is encoded."""
 
+    _separator: bytes
+
     def __init__(self, processes: int = 1) -> None:
         self._processes = processes
 
     def survey(self, options: WriteOptions, about: About | None = None) -> None:
         """See ``Format.survey``: none is needed."""
 
-    def _text(self, sink: Sink, options: WriteOptions, opening: bytes, separator: bytes, closing: bytes) -> _TextWriter:
+    def encode_together(self, collection: str, pieces: Sequence[Piece], options: WriteOptions) -> Sequence[Piece]:
+        """See ``SharingFormat.encode_together``."""
+        try:
+            lines = encode_lines(b"".join(piece.data for piece in pieces), collection, options.json_mode)
+        except EncodingError:
+            lines = None
+        if lines is None or len(lines) != sum(map(len, pieces)):
+            return pieces  # each file counts its own renamed fields, and tells of its own damage
+        ends = accumulate(map(len, pieces))
+        return [
+            _EncodedPiece(
+                piece.data,
+                piece.offsets,
+                Encoded(self._separator.join(lines[end - len(piece) : end]), len(piece), renamed=0),
+            )
+            for piece, end in zip(pieces, ends, strict=True)
+        ]
+
+    def _text(self, sink: Sink, options: WriteOptions, opening: bytes, closing: bytes) -> _TextWriter:
         processes = 1 if options.split_bytes else self._processes  # parts must know what is held back
-        encoder = EncoderPool(processes, options.json_mode, separator)
-        return _TextWriter(sink, encoder, opening, separator, closing)
+        encoder = EncoderPool(processes, options.json_mode, self._separator)
+        return _TextWriter(sink, encoder, opening, self._separator, closing)
 
 
 class JsonArray(_Json):
     """One array: ``[``, a document per line, ``]``; valid while empty."""
 
+    _separator = b",\n"
     name = "json"
     extension = "json"
     media_type = "application/json"
@@ -88,7 +122,7 @@ class JsonArray(_Json):
         about: About | None = None,  # noqa: ARG002
     ) -> _TextWriter:
         """See ``Format.writer``."""
-        return self._text(sink, options, b"[\n", b",\n", b"]\n")
+        return self._text(sink, options, b"[\n", b"]\n")
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``."""
@@ -96,7 +130,11 @@ class JsonArray(_Json):
         if file.readline() != b"[\n":
             raise IncompleteError("the file does not begin with '['")
         expect_more: bool | None = None
+        collection, beginning = "", b"]"
         for line in file:
+            if expect_more and line.startswith(beginning) and line.endswith(b"},\n"):
+                found[collection] += 1  # one more of the same, as most are
+                continue
             if line == b"]\n":
                 if expect_more or file.read(1):
                     raise IncompleteError("the array does not end where the file ends")
@@ -104,13 +142,15 @@ class JsonArray(_Json):
             if expect_more is False:
                 raise IncompleteError("two documents are not apart by a comma")
             expect_more = line.endswith(b",\n")
-            found[_collection(line, b"},\n" if expect_more else b"}\n")] += 1
+            collection, beginning = _collection(line, b"},\n" if expect_more else b"}\n")
+            found[collection] += 1
         raise IncompleteError("the file ends before its array does")
 
 
 class JsonLines(_Json):
     """One document per line."""
 
+    _separator = b"\n"
     name = "jsonl"
     extension = "jsonl"
     media_type = "application/x-ndjson"
@@ -125,16 +165,16 @@ class JsonLines(_Json):
         about: About | None = None,  # noqa: ARG002
     ) -> _TextWriter:
         """See ``Format.writer``."""
-        return self._text(sink, options, b"", b"\n", b"")
+        return self._text(sink, options, b"", b"")
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``."""
-        return Counter(_collection(line, b"}\n") for line in file)
+        return Counter(_collection(line, b"}\n")[0] for line in file)
 
 
-def _collection(line: bytes, ending: bytes) -> str:
-    """Return the tag of a document's line; a collection's name holds nothing that JSON escapes."""
+def _collection(line: bytes, ending: bytes) -> tuple[str, bytes]:
+    """Return the tag of a document's line, and the line up to its end; a name holds nothing that JSON escapes."""
     quote = line.find(b'"', len(_TAG))
     if not line.startswith(_TAG) or not line.endswith(ending) or quote < 0:
         raise IncompleteError("a line is not one tagged document")
-    return line[len(_TAG) : quote].decode(errors="replace")
+    return line[len(_TAG) : quote].decode(errors="replace"), line[: quote + 1]

@@ -4,7 +4,7 @@ To add one: a module with a class like this, and a row in ``registry.FORMATS``.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, BinaryIO, Literal, Protocol, runtime_checkable
@@ -140,4 +140,15 @@ class Format(Protocol):
         """Read a finished file back, whole, and count its documents by ``_col``.
 
         Raises IncompleteError where the file is not of this format to its last byte.
+        """
+
+
+@runtime_checkable
+class SharingFormat(Format, Protocol):
+    """A format that writes a document alike in every file, so that many small files' documents can be encoded at once."""
+
+    def encode_together(self, collection: str, pieces: Sequence[Piece], options: WriteOptions) -> Sequence[Piece]:
+        """Return pieces of one collection, for writers of different files with the same options, in their order.
+
+        They are the same documents; their writers need less time for them.
         """

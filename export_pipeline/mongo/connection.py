@@ -33,6 +33,7 @@ FIND_SERVER_MS = 8_000
 
 _AUTHENTICATION_FAILED = {18, 8000}
 _NOT_A_REPLICA_SET = 123
+_CURSOR_NOT_FOUND = 43
 _SNAPSHOT_TOO_OLD = 239
 _SNAPSHOT_UNAVAILABLE = 246
 _UNAUTHORIZED = 13
@@ -101,6 +102,11 @@ def _translate_refusal(error: OperationFailure, what: str) -> ExportPipelineErro
         return ReadFailedError(f"{what}: not authorized; grant the role 'read' on its database")
     if error.code == _NOT_A_REPLICA_SET:
         return PointInTimeError(f"{what}: a standalone server cannot read at one point in time")
+    if error.code == _CURSOR_NOT_FOUND:
+        return ReadFailedError(
+            f"{what}: the server no longer has the cursor: reading paused for too long (see "
+            "EXPORT_PIPELINE_MAX_PAUSE), or the member restarted; retry"
+        )
     if error.code in (_SNAPSHOT_TOO_OLD, _SNAPSHOT_UNAVAILABLE):
         return SnapshotTooOldError(
             f"{what}: the server no longer has the chosen moment ({name}); retry, and if the read takes long, raise "

@@ -4,7 +4,7 @@ MongoDB's manual, "Read Concern snapshot": outside transactions ``find``, ``aggr
 at a cluster time; sessions, threads and processes that are given the same time read the same data.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,11 +19,20 @@ from pymongo.collation import Collation
 from export_pipeline.errors import PointInTimeError, ReadFailedError
 from export_pipeline.mongo.bson_stream import ANYTHING
 from export_pipeline.mongo.connection import Document, SnapshotTooOldError, driver_errors
+from export_pipeline.mongo.pressure import Pace
 
 BYTE_FOR_BYTE = Collation(locale="simple")
 """A collection may default to a collation that ignores case; another person's uid must not match by it."""
 
+BATCH_BYTES = 4 * 1024 * 1024
+"""About how much is read at a time. The driver holds a batch several times over: 16 MB, the server's most, take
+100 MB of memory where 4 MB take 24, in the same time."""
+
+FIRST_BATCH = 101
+"""Documents; as many as the server gives by itself."""
+
 _TRIES = 3
+_BRIEFLY_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +83,22 @@ def choose_moment(
 
 
 class SnapshotReader:
-    """Reads collections as they were at one cluster time, or as they are where that is None."""
+    """Reads collections as they were at one cluster time, or as they are where that is None.
 
-    def __init__(self, client: "MongoClient[Document]", at: ClusterTime | None, time_limit: timedelta) -> None:
+    With a ``pace`` it reads at that pace, and each of its reads may raise what ``Pace.wait`` does.
+    """
+
+    def __init__(
+        self,
+        client: "MongoClient[Document]",
+        at: ClusterTime | None,
+        time_limit: timedelta,
+        pace: Pace | None = None,
+    ) -> None:
         self._client = client
         self._at = at
         self._time_limit_ms = int(time_limit.total_seconds() * 1000)
+        self._pace = pace
 
     def count_by_value(self, source: CollectionId, field: str, selector: Document) -> Iterator[tuple[Any, int]]:
         """Count the documents that match ``selector``, grouped by the value of ``field``.
@@ -98,13 +117,14 @@ class SnapshotReader:
     def find(self, source: CollectionId, selector: Document, projection: Mapping[str, int]) -> Iterator[Any]:
         """Yield views of the documents that match ``selector``, with the projected fields alone."""
         with self._reading(source) as session:
-            yield from self._collection(source).find(
+            found = self._collection(source).find(
                 selector,
                 projection,
                 session=session,
                 max_time_ms=self._time_limit_ms,
                 collation=BYTE_FOR_BYTE,
             )
+            yield from self._paced(found)
 
     def raw_batches(
         self,
@@ -114,24 +134,27 @@ class SnapshotReader:
         sort: Sequence[tuple[str, int]] = (),
         limit: int = 0,
     ) -> Iterator[bytes]:
-        """Yield the documents that match ``selector`` as whole BSON documents end to end, up to 16 MB at a time.
+        """Yield the documents that match ``selector`` as whole BSON documents end to end, some 4 MB at a time.
 
+        A batch is larger (16 MB at most, or one document) where the documents are larger than those before.
         Without a ``sort`` they come as the server's plan finds them; a ``limit`` of 0 is none.
         """
         with self._reading(source) as session:
-            yield from self._collection(source).find_raw_batches(
+            cursor = self._collection(source).find_raw_batches(
                 selector,
                 projection,
                 sort=list(sort) or None,
                 limit=limit,
+                batch_size=FIRST_BATCH,
                 allow_disk_use=True if sort else None,
                 session=session,
                 max_time_ms=self._time_limit_ms,
                 collation=BYTE_FOR_BYTE,
             )
+            yield from self._paced(_in_even_batches(cursor))
 
     def _aggregate(self, source: CollectionId, pipeline: list[Document]) -> Iterator[Any]:
-        with self._reading(source) as session:
+        def answers(session: ClientSession | None) -> Generator[Any, None, None]:
             yield from self._collection(source).aggregate(
                 pipeline,
                 session=session,
@@ -139,6 +162,12 @@ class SnapshotReader:
                 collation=BYTE_FOR_BYTE,
                 allowDiskUse=True,
             )
+
+        with self._reading(source) as session:
+            yield from self._paced(answers(session))
+
+    def _paced(self, answers: Any) -> Iterator[Any]:
+        return answers if self._pace is None else self._pace(answers)
 
     def _collection(self, source: CollectionId) -> Any:
         return self._client[source.database].get_collection(source.name, ANYTHING)
@@ -164,6 +193,19 @@ class SnapshotReader:
             raise ReadFailedError(f"{source.name} was dropped, renamed or replaced while it was read; retry")
 
 
+def documents_to_ask_for(asked: int, got_bytes: int) -> int:
+    """Return how many documents fill a batch, when the last time ``asked`` were ``got_bytes``."""
+    return max(1, asked * BATCH_BYTES // max(1, got_bytes))
+
+
+def _in_even_batches(cursor: Any) -> Generator[bytes, None, None]:
+    asked = FIRST_BATCH
+    for batch in cursor:
+        yield batch
+        asked = documents_to_ask_for(asked, len(batch))
+        _ask_for(cursor, asked)
+
+
 def _existing(
     client: "MongoClient[Document]", wanted: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], CollectionId]:
@@ -171,7 +213,7 @@ def _existing(
     for database in {database for database, _ in wanted}:
         names = [name for of, name in wanted if of == database]
         with driver_errors(f"the list of collections of {database}"):
-            for item in client[database].list_collections(filter={"name": {"$in": names}}):
+            for item in client[database].list_collections(filter={"name": {"$in": names}}, maxTimeMS=_BRIEFLY_MS):
                 uuid = item["info"].get("uuid")
                 found[database, item["name"]] = CollectionId(
                     database, item["name"], UUID(bytes=bytes(uuid)) if uuid is not None else None
@@ -193,7 +235,7 @@ def _current_time(
     for source in existing.values():
         try:
             with driver_errors(source.name), client.start_session(snapshot=True) as session:
-                client[source.database][source.name].find_one({}, {"_id": 1}, session=session)
+                client[source.database][source.name].find_one({}, {"_id": 1}, session=session, max_time_ms=_BRIEFLY_MS)
                 return _pinned(session)
         except ReadFailedError as error:
             unreadable = error
@@ -212,8 +254,8 @@ def _current_time(
     return None
 
 
-# PyMongo has no public way to give a session its snapshot time, or to ask for it. All that knows of the private
-# one is here; test_snapshot.py fails when it changes.
+# PyMongo has no public way to give a session its snapshot time or to ask for it, nor to change a cursor's batch size
+# on the way. All that knows of the private ones is here; test_snapshot.py fails when they change.
 
 
 def _pin(session: ClientSession, at: ClusterTime) -> None:
@@ -225,3 +267,7 @@ def _pinned(session: ClientSession) -> ClusterTime:
     if timestamp is None:
         raise PointInTimeError("the server answered a snapshot read without naming its cluster time")
     return ClusterTime(timestamp.time, timestamp.inc)
+
+
+def _ask_for(cursor: Any, documents: int) -> None:
+    cursor._batch_size = documents  # noqa: SLF001

@@ -68,6 +68,7 @@ def slice_asset(entry: Entry) -> dg.AssetsDefinition:
         partitions_def=BATCH_PARTITIONS,
         group_name=entry.plugin,
         kinds={"mongodb", "bson"},
+        pool="mongodb",  # dagster.yaml says how many runs may read at once
         description=f"What `{entry.collection}` holds on the users of a batch, by `{entry.user_key or entry.hook}`.",
         metadata={
             "collection": entry.collection,

@@ -1,10 +1,12 @@
-"""Fans every slice in and writes one request's file and its manifest: written aside, verified, then published.
+"""Fans every slice in and writes one request's file and its manifest: written aside, verified, ready to be published.
 
 The manifest is published last: it is the seal, and a package without one is not a package.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,9 +31,9 @@ from export_pipeline.packages.manifest import (
 from export_pipeline.packages.parts import Form, PackageFiles
 from export_pipeline.packages.publish import Target
 from export_pipeline.requests.models import Request
+from export_pipeline.slices.batch_slices import BatchSlices
 from export_pipeline.slices.plan import BatchPlan
-from export_pipeline.slices.slice_file import Owned, SliceIndex, load_index, open_slice
-from export_pipeline.storage import Storage
+from export_pipeline.slices.slice_file import Owned, SliceIndex
 
 OnWritten = Callable[[int, int], None]
 """Called with the documents and the bytes written so far."""
@@ -43,23 +45,30 @@ class CollectionUnreadableError(ReadFailedError):
     code = "collection_unreadable"
 
 
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A package that is written and verified, and that nobody sees yet."""
+
+    manifest: Manifest
+    publish: Callable[[], None]
+
+
+@contextmanager
 def assemble(
-    slices_in: Storage,
+    slices_in: BatchSlices,
     catalog: LoadedCatalog,
     plan: BatchPlan,
     request: Request,
     target: Target,
     passphrase: str | None = None,
     on_written: OnWritten = lambda _documents, _bytes: None,
-    before_publishing: Callable[[], None] = lambda: None,
-) -> Manifest:
-    """Write, verify and publish the package of ``request``; return its manifest.
+) -> Iterator[Assembled]:
+    """Write and verify the package of ``request``; leaving the block without publishing it leaves nothing behind.
 
-    Raises CollectionUnreadableError, or IncompleteError where what was written is not what the server counted;
-    then nothing is published, nor where ``before_publishing`` raises.
+    Raises CollectionUnreadableError, or IncompleteError where what was written is not what the server counted.
     """
     entries = [catalog.entry(collection.name) for collection in plan.collections]
-    slices = [_needed_slice(slices_in, plan, entry) for entry in entries]
+    slices = [_needed_slice(slices_in, entry) for entry in entries]
     options = write_options(request.options)
     form = Form(find_format(request.options["format"]), options, lock_of(options, passphrase))
     about = _about(plan, request, entries)
@@ -83,10 +92,12 @@ def assemble(
         files.finish()
         manifest = _manifest(catalog, plan, request, reports, files)
         seal.write(manifest.model_dump_json(indent=2).encode() + b"\n")
-        before_publishing()
-        files.commit()
-        seal.commit()
-    return manifest
+
+        def publish() -> None:
+            files.commit()
+            seal.commit()
+
+        yield Assembled(manifest, publish)
 
 
 def _about(plan: BatchPlan, request: Request, entries: Sequence[Entry]) -> About:
@@ -120,8 +131,8 @@ def narrowed_by(narrowing: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, value in narrowing.items() if (name, value) != ("profile", "access"))
 
 
-def _needed_slice(storage: Storage, plan: BatchPlan, entry: Entry) -> SliceIndex:
-    index = load_index(storage, plan.batch_id, entry.name)
+def _needed_slice(slices_in: BatchSlices, entry: Entry) -> SliceIndex:
+    index = slices_in.index(entry.name)
     if index is None:
         raise CollectionUnreadableError(f"{entry.name}: its slice is missing; retry the request")
     if index.failure is not None:
@@ -129,16 +140,16 @@ def _needed_slice(storage: Storage, plan: BatchPlan, entry: Entry) -> SliceIndex
     return index
 
 
-def _show(survey: Survey, storage: Storage, plan: BatchPlan, request_id: str, slices: Sequence[SliceIndex]) -> None:
+def _show(survey: Survey, slices_in: BatchSlices, plan: BatchPlan, request_id: str, slices: Sequence[SliceIndex]) -> None:
     for planned, index in zip(plan.collections, slices, strict=True):
         if planned.source is not None:
-            with open_slice(storage, plan.batch_id, index, request_id) as pieces:
+            with slices_in.open(index, request_id) as pieces:
                 for piece in pieces:
                     survey.see(planned.source.name, piece)
 
 
 def _write_collection(
-    storage: Storage,
+    slices_in: BatchSlices,
     plan: BatchPlan,
     request_id: str,
     entry: Entry,
@@ -149,7 +160,7 @@ def _write_collection(
     collection = entry.collection_of(plan.app_id)
     planned = plan.collection(entry.name)
     expected = planned.expected.get(request_id, 0) if planned else 0
-    with open_slice(storage, plan.batch_id, index, request_id) as pieces:
+    with slices_in.open(index, request_id) as pieces:
         written = files.write_collection(collection, pieces, on_documents)
     if written.documents != expected:
         raise IncompleteError(

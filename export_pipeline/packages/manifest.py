@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 FORMAT_VERSION = 1
 
 
+@cache
 def software_version() -> str:
     """Return the version of this software, as the manifest names it."""
     return f"export_pipeline {version('export-pipeline')}"

@@ -1,15 +1,18 @@
 """What a request is: its fields, its states, and the checks it passes before it becomes a row."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from export_pipeline.catalog.narrowing import EVERYTHING, Narrowing, parse_narrowing
 from export_pipeline.errors import BadInputError
 
 Status = Literal["pending", "running", "completed", "expired", "failed", "cancelled"]
+LIVE: frozenset[Status] = frozenset({"pending", "running"})
 FINISHED: frozenset[Status] = frozenset({"completed", "expired", "failed", "cancelled"})
 
 DEFAULT_FORMAT = "json"
@@ -18,6 +21,8 @@ LONGEST_UID = 512
 """In characters; thousands of uids must fit into one query of at most 16 MB."""
 
 LONGEST_ACTOR = 200
+LONGEST_KEY = 200
+LONGEST_RETENTION = timedelta(days=36_500)
 MOST_USERS = 100_000
 """The most people that one request may name; it bounds the plan, which is held in memory."""
 
@@ -42,6 +47,10 @@ class NewRequest:
     max_users: int = 1
     file_options: Mapping[str, Any] = field(default_factory=dict)
     """More about the file; ``formats.protocol.WriteOptions`` has the names."""
+    idempotency_key: str | None = None
+    """The caller's own name for the request: sent again with the same content, it gives the same request."""
+    retention: timedelta | None = None
+    """How long the package is kept; None: as the settings say."""
 
     def __post_init__(self) -> None:
         check_app_id(self.app_id)
@@ -53,6 +62,28 @@ class NewRequest:
             raise BadInputError(f"requested by: at most {LONGEST_ACTOR} characters are allowed")
         if type(self.max_users) is not int or not 1 <= self.max_users <= MOST_USERS:
             raise BadInputError(f"max users: expected a whole number from 1 to {MOST_USERS}")
+        if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= LONGEST_KEY:
+            raise BadInputError(f"idempotency key: expected 1 to {LONGEST_KEY} characters")
+        if self.retention is not None and not timedelta(seconds=1) <= self.retention <= LONGEST_RETENTION:
+            raise BadInputError(f"retention: expected a second to {LONGEST_RETENTION.days:,} days")
+
+    @property
+    def keep_seconds(self) -> int | None:
+        """The request's ``keep_seconds`` column."""
+        return None if self.retention is None else int(self.retention.total_seconds())
+
+    @property
+    def fingerprint(self) -> str:
+        """What two requests for the same thing have in common: a SHA-256, in hex; the order of uids is none of it."""
+        selection = self.selection
+        if "uids" in selection:
+            selection["uids"].sort()
+        return hashlib.sha256(_content(self.app_id, selection, self.options, self.keep_seconds).encode()).hexdigest()
+
+    def asks_for_what(self, row: "Request") -> bool:
+        """Tell whether ``row`` was made from a request with this content, whoever asked."""
+        mine = _content(self.app_id, self.selection, self.options, self.keep_seconds)
+        return mine == _content(row.app_id, row.selection, row.options, row.keep_seconds)
 
     @property
     def selection(self) -> dict[str, Any]:
@@ -100,11 +131,31 @@ class Request:
     error_code: str | None
     error_message: str | None
     idempotency_key: str | None
+    lease_until: datetime | None = None
+    not_before: datetime | None = None
+    retries: int = 0
+    company: int | None = None
+    keep_seconds: int | None = None
+    progress: Mapping[str, Any] | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the request is on its way."""
+        return self.status in LIVE
+
+    @property
+    def most_people(self) -> int:
+        """For how many people the request may ask at most, before the identity is closed."""
+        return len(self.selection.get("uids", ())) or int(self.selection.get("max_users", 1))
 
     @property
     def narrowing(self) -> Narrowing:
         """Which part of the person's data is asked for."""
         return parse_narrowing(self.selection.get("narrowing", {}))
+
+
+def _content(*of: Any) -> str:
+    return json.dumps(of, sort_keys=True)
 
 
 def check_app_id(app_id: object) -> None:

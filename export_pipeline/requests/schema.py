@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 
 
@@ -31,12 +32,14 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Return UTC."""
-        if value is None or value.tzinfo is not None:
-            return value
-        return value.replace(tzinfo=UTC)
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 metadata = MetaData()
+
+_LIVE = text("status IN ('pending', 'running')")
 
 export_requests = Table(
     "export_requests",
@@ -67,12 +70,27 @@ export_requests = Table(
     Column("error_code", String(40)),
     Column("error_message", Text),
     Column("idempotency_key", String(200)),
+    Column("fingerprint", String(64)),  # of what is asked for; empty where no other request may join
+    Column("lease_until", UtcDateTime),  # a running one's worker moves it on; see leases.py
+    Column("not_before", UtcDateTime),  # an automatic retry waits until then
+    Column("retries", Integer, nullable=False, server_default="0"),  # automatic ones, since the last by hand
+    Column("company", Integer),  # the most requests that may share its next batch; empty: any number
+    Column("keep_seconds", BigInteger),  # how long its package is kept; empty: as the settings say
+    Column("progress", JSON),  # see progress.py
     Index("export_requests_by_status", "status", "priority", "requested_at"),
     Index("export_requests_by_batch", "batch_id"),
     Index("export_requests_by_app", "app_id", "requested_at"),
     Index("export_requests_by_idempotency_key", "app_id", "idempotency_key", unique=True),
+    Index(
+        "export_requests_live_by_fingerprint",
+        "fingerprint",
+        unique=True,
+        sqlite_where=_LIVE,
+        postgresql_where=_LIVE,
+    ),
 )
 
+# Triggers of the migration keep it from being changed: what happened, happened.
 request_events = Table(
     "request_events",
     metadata,

@@ -15,7 +15,8 @@ from pymongo import MongoClient
 from export_pipeline.catalog.model import APP_ID, Entry, LoadedCatalog
 from export_pipeline.catalog.narrowing import Narrowing, chosen_entries
 from export_pipeline.errors import BadInputError, ExportPipelineError, MongoUnreachableError, UnknownAppError
-from export_pipeline.mongo.connection import Document
+from export_pipeline.mongo.connection import Document, driver_errors
+from export_pipeline.mongo.pressure import Pace, SourceUnderPressureError
 from export_pipeline.mongo.snapshot import ClusterTime, CollectionId, SnapshotReader, choose_moment
 from export_pipeline.settings import Settings
 from export_pipeline.slices.identity import People, Person
@@ -115,13 +116,16 @@ def make_plan(
     if identity is not None:
         people_name = (settings.mongo_database, identity.collection.replace(APP_ID, app_id))
         wanted_names.add(people_name)
+    pace = Pace(client, settings)
+    with driver_errors("the state of the source"):
+        pace.wait()  # before the moment is chosen: it is in the server's history for some minutes only
     moment = choose_moment(client, wanted_names, required=settings.require_point_in_time)
     if not moment.collections:
         raise UnknownAppError(
             f"no collection of the catalogue exists for app {app_id}; check the app id, "
             "EXPORT_PIPELINE_MONGO_DATABASE and EXPORT_PIPELINE_CATALOG"
         )
-    reader = SnapshotReader(client, moment.cluster_time, settings.read_timeout)
+    reader = SnapshotReader(client, moment.cluster_time, settings.read_timeout, pace)
     people = None
     if identity is not None and people_name in moment.collections:
         people = People(reader, identity, moment.collections[people_name])
@@ -180,7 +184,7 @@ def _plan_collection(
         return PlannedCollection(name=entry.name, source=None)
     try:
         expected = SliceQueries(entry, narrowing, app_id, people).count(reader, source)
-    except MongoUnreachableError:
+    except (MongoUnreachableError, SourceUnderPressureError):
         raise  # no collection can be read now; there is nothing to be planned
     except ExportPipelineError as error:
         return PlannedCollection(name=entry.name, source=source, failure=Failure.of(error))

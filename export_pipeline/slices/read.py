@@ -6,19 +6,21 @@ from collections.abc import Callable
 from pymongo import MongoClient
 
 from export_pipeline.catalog.model import Entry
-from export_pipeline.errors import ExportPipelineError, MongoUnreachableError
+from export_pipeline.errors import ExportPipelineError, MongoUnreachableError, StaleRequestError
 from export_pipeline.mongo.bson_stream import documents, whole_documents
 from export_pipeline.mongo.connection import Document
+from export_pipeline.mongo.pressure import Pace, SourceUnderPressureError
 from export_pipeline.mongo.snapshot import CollectionId, SnapshotReader
 from export_pipeline.settings import Settings
 from export_pipeline.slices.plan import BatchPlan, Failure
 from export_pipeline.slices.queries import Query, SliceQueries
 from export_pipeline.slices.redact import Redactor
 from export_pipeline.slices.slice_file import SliceIndex, SliceWriter, data_key, load_index, store_index
+from export_pipeline.slices.user_key import string_at
 from export_pipeline.storage import Storage
 
 OnRead = Callable[[int], None]
-"""Called with the number of documents that have just been read."""
+"""Called with the number of documents that have just been read, which is 0 while reading pauses."""
 
 
 def read_slice(
@@ -32,7 +34,8 @@ def read_slice(
     """Read a collection's documents for the whole batch and store them; a slice that is finished is taken up.
 
     A collection that cannot be read gives a slice whose outcome is ``failed``, with the reason: it fails the
-    requests that need it, not their neighbours. Raises what concerns all: MongoUnreachableError, StorageError.
+    requests that need it, not their neighbours. Raises what concerns all: MongoUnreachableError,
+    SourceUnderPressureError, StorageError.
     """
     finished = load_index(storage, plan.batch_id, entry.name)
     if finished is not None and finished.outcome != "failed":
@@ -45,7 +48,8 @@ def read_slice(
     elif planned.source is None:
         index = SliceIndex(name=entry.name, outcome="absent")
     else:
-        reader = SnapshotReader(client, plan.cluster_time, settings.read_timeout)
+        pace = Pace(client, settings, lambda: on_read(0))
+        reader = SnapshotReader(client, plan.cluster_time, settings.read_timeout, pace)
         index = _read(reader, storage, plan, entry, planned.source, on_read)
     store_index(storage, plan.batch_id, index)
     return index
@@ -72,7 +76,7 @@ def _read(
                 in_batch = split(*next(batches))
             except StopIteration:
                 break
-            except MongoUnreachableError:
+            except (MongoUnreachableError, SourceUnderPressureError, StaleRequestError):
                 raise  # no other collection can be read either, and to try each in turn would take minutes
             except ExportPipelineError as error:
                 return _failed(entry, error)
@@ -101,6 +105,7 @@ class _Splitter:
         self._writer = writer
         self._redactors: dict[str, Redactor] = {}
         self._own: dict[str, frozenset[str]] = {}
+        self._owners: dict[tuple[int, bytes], set[str]] = {}
         if entry.exclude or entry.mask:
             for request_id, person in plan.people.items():
                 # A key of its own for each request: people must not be able to compare their hashes.
@@ -116,11 +121,22 @@ class _Splitter:
             return in_batch
         in_batch = 0
         for document in documents(batch):
-            owners = query.owners(document)
+            owners = self._owners_of(query, document)
             in_batch += bool(owners)
             for owner in owners:
                 self._writer.add(owner, self._redacted(owner, document))
         return in_batch
+
+    def _owners_of(self, query: Query, document: bytes) -> set[str]:
+        """Return what ``query.owners`` does, looking each uid up once where it stands there as a plain string."""
+        uid = string_at(document, query.path[0].encode()) if len(query.path) == 1 else None
+        if uid is None or query.only_owner is not None:
+            return query.owners(document)
+        owners = self._owners.get((query.number, uid))
+        if owners is None:
+            owners = query.ownership.owners([uid.decode(errors="surrogateescape")], query.number)
+            self._owners[query.number, uid] = owners
+        return owners
 
     def _redacted(self, owner: str, document: bytes) -> bytes:
         if not self._redactors:

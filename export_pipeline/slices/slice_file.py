@@ -6,8 +6,7 @@ down together, so that even an unordered read leaves long runs of one person's d
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from export_pipeline.errors import IncompleteError
 from export_pipeline.mongo.bson_stream import Piece, pieces
@@ -81,14 +80,15 @@ class SliceWriter:
         }
 
     def _put_down(self) -> None:
-        for request_id, parts in self._gathered.items():
-            offset = self._file.tell()
-            length = sum(self._file.write(part) for part in parts)
+        offset = self._file.tell()
+        for request_id in sorted(self._gathered):  # the order in which packages are made, so that reading goes straight on
+            length = self._file.write(b"".join(self._gathered[request_id]))
             ranges = self._ranges[request_id]
             if ranges and sum(ranges[-1]) == offset:
                 ranges[-1] = (ranges[-1][0], ranges[-1][1] + length)
             else:
                 ranges.append((offset, length))
+            offset += length
         self._gathered.clear()
         self._gathered_bytes = 0
 
@@ -117,25 +117,16 @@ def load_index(storage: Storage, batch_id: str, name: str) -> SliceIndex | None:
         return SliceIndex.model_validate_json(file.read())
 
 
-@contextmanager
-def open_slice(storage: Storage, batch_id: str, index: SliceIndex, request_id: str) -> Iterator[Iterator[Piece]]:
-    """Open one request's documents in a slice, in pieces of bounded size.
+def owned_pieces(file: BinaryIO, index: SliceIndex, request_id: str) -> Iterator[Piece]:
+    """Yield the documents of a request that owns some, from the slice file, in pieces of bounded size.
 
-    Raises IncompleteError, at the end of the iteration, if the slice holds fewer or more than its index says.
+    Raises IncompleteError, at the end, if the slice holds fewer or more than its index says.
     """
-    owned = index.owned.get(request_id)
-    if owned is None:
-        yield iter(())
-        return
-    with storage.open(data_key(batch_id, index.name)) as file:
-
-        def read() -> Iterator[Piece]:
-            documents = 0
-            for offset, length in owned.ranges:
-                for piece in pieces(file, offset, length):
-                    documents += len(piece)
-                    yield piece
-            if documents != owned.documents:
-                raise IncompleteError(f"the slice of {index.name} is damaged; it must be read again")
-
-        yield read()
+    owned = index.owned[request_id]
+    documents = 0
+    for offset, length in owned.ranges:
+        for piece in pieces(file, offset, length):
+            documents += len(piece)
+            yield piece
+    if documents != owned.documents:
+        raise IncompleteError(f"the slice of {index.name} is damaged; it must be read again")

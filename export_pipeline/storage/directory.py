@@ -61,6 +61,12 @@ class DirectoryStorage:
             else:
                 path.unlink(missing_ok=True)
 
+    def folders(self, prefix: str) -> list[str]:
+        """See ``Storage.folders``."""
+        path = self._path(prefix)
+        with _storage_errors(path):
+            return sorted(below.name for below in path.iterdir() if below.is_dir()) if path.is_dir() else []
+
     def locate(self, key: str) -> str:
         """See ``Storage.locate``."""
         return str(self._path(key))
@@ -101,15 +107,16 @@ class _PendingInDirectory:
             yield file
 
     def commit(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._aside.rename(self._target)
-        # The rename itself is only safe from a power cut once the folder is on disk too.
-        folder = os.open(self._target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with _storage_errors(self._target):  # here, since whoever commits may be another thread than who began
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._aside.rename(self._target)
+            # The rename itself is only safe from a power cut once the folder is on disk too.
+            folder = os.open(self._target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def _unless_gone(error: OSError) -> None:

@@ -49,6 +49,9 @@ class Storage(Protocol):
     def delete(self, prefix: str) -> None:
         """Remove the file or folder at ``prefix``; nothing there is not an error."""
 
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly below the folder ``prefix``, sorted; none where it is not there."""
+
     def locate(self, key: str) -> str:
         """Return where people and other programs find the file: a path or a URL."""
 

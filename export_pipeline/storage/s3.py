@@ -79,6 +79,16 @@ class S3Storage:
         for upload, _ in self._uploads(f"{name}/"):
             self._abort(upload["Key"], upload["UploadId"])
 
+    def folders(self, prefix: str) -> list[str]:
+        """See ``Storage.folders``."""
+        name = f"{self._name(prefix)}/"
+        found: set[str] = set()
+        with self._bucket.errors(name):
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket.name, Prefix=name, Delimiter="/"):
+                found.update(below["Prefix"][len(name) : -1] for below in page.get("CommonPrefixes", ()))
+        return sorted(found)
+
     def locate(self, key: str) -> str:
         """See ``Storage.locate``."""
         return self._bucket.locate(self._name(key))

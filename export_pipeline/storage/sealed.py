@@ -46,6 +46,10 @@ class SealedStorage:
         """See ``Storage.delete``."""
         self._storage.delete(prefix)
 
+    def folders(self, prefix: str) -> list[str]:
+        """See ``Storage.folders``."""
+        return self._storage.folders(prefix)
+
     def locate(self, key: str) -> str:
         """See ``Storage.locate``; other programs find a sealed file there."""
         return self._storage.locate(key)

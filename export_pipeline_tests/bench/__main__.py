@@ -4,8 +4,11 @@ import importlib
 import sys
 from pathlib import Path
 
+SHARED = {"crowd", "daemon", "measure", "trivial"}
 NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_") and path.stem != "measure"
+    path.stem
+    for path in Path(__file__).parent.glob("*.py")
+    if not path.stem.startswith("_") and path.stem not in SHARED
 )
 
 

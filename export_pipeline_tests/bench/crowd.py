@@ -57,6 +57,7 @@ def _events(users: int) -> Iterator[RawBSONDocument]:
 
 def plain_loop(collections: Sequence[Collection[Any]], uids: Sequence[str], folder: Path) -> float:
     """Export the users as a few lines of code would: find, encode, append to the user's file. Returns seconds."""
+    folder.mkdir()
     begun = time.perf_counter()
     for number in uids:
         with (folder / f"{number}.json").open("ab") as file:

@@ -13,10 +13,17 @@ from pymongo.errors import OperationFailure
 from pymongo.monitoring import CommandStartedEvent
 
 from export_pipeline.errors import MongoUnreachableError, PointInTimeError, ReadFailedError
+from export_pipeline.mongo import snapshot
 from export_pipeline.mongo.bson_stream import documents
 from export_pipeline.mongo.connection import SnapshotTooOldError, connect
 from export_pipeline.mongo.embedded import embedded_mongo
-from export_pipeline.mongo.snapshot import ClusterTime, CollectionId, SnapshotReader, choose_moment
+from export_pipeline.mongo.snapshot import (
+    ClusterTime,
+    CollectionId,
+    SnapshotReader,
+    choose_moment,
+    documents_to_ask_for,
+)
 from export_pipeline_tests.conftest import MakeDatabase
 from export_pipeline_tests.mongo.faults import Sent, failing
 
@@ -281,6 +288,29 @@ def test_batches_hold_whole_documents(client: Client, make_database: MakeDatabas
         assert sum(sizes[-1]) == len(batch) <= 17_000_000
     assert len(sizes) > 1
     assert [size for batch in sizes for size in batch] == [len(bson.encode(document)) for document in big]
+
+
+@pytest.mark.parametrize(("size", "count"), [(500, 12_000), (50_000, 400), (1_500_000, 24)])
+def test_batches_are_of_about_the_same_bytes_whatever_the_documents_size(
+    client: Client, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch, size: int, count: int
+) -> None:
+    """The driver's own batches, after the first, would be of 16 MB; fails where a cursor's batch size no longer is."""
+    monkeypatch.setattr(snapshot, "BATCH_BYTES", 1_000_000)
+    at = make_database({"c": [{"_id": number, "text": "x" * size} for number in range(count)]})
+    reader, [source] = reader_of(client, at.mongo_database, "c")
+    batches = [len(batch) for batch in reader.raw_batches(source, {})]
+    assert sum(batches) >= size * count
+    settled = batches[len(batches) // 2 : -1]
+    assert settled
+    assert all(600_000 <= batch <= max(1_100_000, 1.1 * size) for batch in settled)
+
+
+@pytest.mark.parametrize(
+    ("asked", "got", "then"),
+    [(101, 10_100, 41_943), (101, 4_194_304, 101), (101, 16_777_216, 25), (2, 16_000_000, 1), (101, 0, 423_624_704)],
+)
+def test_the_next_batch_has_as_many_documents_as_fill_it(asked: int, got: int, then: int) -> None:
+    assert documents_to_ask_for(asked, got) == then
 
 
 def test_a_read_takes_a_selector_and_a_projection(client: Client, make_database: MakeDatabase) -> None:

@@ -1,26 +1,12 @@
-"""The sensors: their decisions as pure functions, and a tick on real tables."""
-
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+"""The sensor that gives pending requests to runs: a tick on real tables."""
 
 import dagster as dg
-import pytest
 
 from export_pipeline.exporter import Exporter
-from export_pipeline.orchestration.names import BATCH_TAG, STATUS_TAG
-from export_pipeline.orchestration.sensors import (
-    GRACE,
-    batch_run,
-    lost_requests,
-    pending_requests,
-    request_reconciler,
-)
-from export_pipeline.requests.batches import Batch, new_id
-from export_pipeline.requests.models import NewRequest, Request
-from export_pipeline.requests.store import HERE
+from export_pipeline.orchestration.names import BATCH_TAG
+from export_pipeline.orchestration.sensors import batch_run, pending_requests
+from export_pipeline.requests.models import NewRequest
 from export_pipeline.settings import Settings
-
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 def tick(exporter: Exporter, instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
@@ -103,54 +89,3 @@ def test_batches_are_no_larger_than_the_setting(settings: Settings, instance: dg
 
 def test_a_retry_gets_a_run_key_of_its_own() -> None:
     assert batch_run("b", 1).run_key != batch_run("b", 2).run_key
-
-
-@pytest.fixture
-def running(exporter: Exporter) -> Request:
-    """A request that says it runs."""
-    request_id = exporter.submit(NewRequest("app", ["a"])).id
-    exporter.requests.claim(Batch(new_id(), (request_id,)))
-    return replace(exporter.requests.get(request_id), run_id="r", updated_at=NOW)
-
-
-@pytest.mark.parametrize(
-    ("ended", "lost"),
-    [
-        ({}, False),
-        ({"r": None}, False),
-        ({"r": NOW - GRACE / 2}, False),
-        ({"r": NOW - GRACE * 2}, True),
-        ({"other": NOW - GRACE * 2}, False),
-    ],
-)
-def test_a_request_is_lost_when_its_run_has_been_over_for_a_while(
-    running: Request, ended: dict[str, datetime | None], lost: bool
-) -> None:
-    assert lost_requests([running], ended, NOW, timedelta(minutes=15)) == [running] * lost
-
-
-@pytest.mark.parametrize(("silent_for", "lost"), [(timedelta(minutes=14), False), (timedelta(minutes=16), True)])
-def test_a_request_of_a_command_line_is_lost_when_it_has_been_silent(
-    running: Request, silent_for: timedelta, lost: bool
-) -> None:
-    here = replace(running, run_id=HERE, updated_at=NOW - silent_for)
-    assert lost_requests([here], {HERE: None}, NOW, timedelta(minutes=15)) == [here] * lost
-
-
-def test_the_reconciler_fails_a_request_whose_run_is_gone_and_tells_the_run_that_asked(
-    exporter: Exporter, instance: dg.DagsterInstance
-) -> None:
-    @dg.job
-    def asking() -> None:
-        pass
-
-    asked_by = instance.create_run_for_job(asking).run_id
-    request_id = exporter.submit(NewRequest("app", ["a"], requested_by=f"dagster:{asked_by}")).id
-    exporter.requests.claim(batch := Batch(new_id(), (request_id,)))
-    exporter.requests.attach_run(batch.id, new_id())  # Dagster has never heard of that run
-    request_reconciler(dg.build_sensor_context(instance=instance), exporter=exporter)
-    row = exporter.requests.get(request_id)
-    assert (row.status, row.error_code) == ("failed", "run_lost")
-    asking_run = instance.get_run_by_id(asked_by)
-    assert asking_run is not None
-    assert asking_run.tags[STATUS_TAG] == "failed"

@@ -2,27 +2,34 @@
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export_pipeline.requests.batches import new_id, plan_batches
+from export_pipeline.requests.batches import MOST_PEOPLE, new_id, plan_batches
 from export_pipeline.requests.models import Request
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def pending(
-    number: int, app_id: str = "app", *, attempt: int = 0, priority: int = 0, due_in_days: int | None = 30
+    number: int,
+    app_id: str = "app",
+    *,
+    company: int | None = None,
+    people: int = 1,
+    priority: int = 0,
+    due_in_days: int | None = 30,
 ) -> Request:
     return Request(
         id=f"r{number:03}",
         kind="user_export",
         app_id=app_id,
-        selection={"uids": ["u"]},
+        selection={"uids": ["u"] * people},
         options={},
         status="pending",
-        attempt=attempt,
+        attempt=0,
         priority=priority,
         requested_by="me",
         requested_at=NOW,
@@ -42,6 +49,7 @@ def pending(
         error_code=None,
         error_message=None,
         idempotency_key=None,
+        company=company,
     )
 
 
@@ -51,7 +59,7 @@ def several_pending(draw: st.DrawFn) -> list[Request]:
         pending(
             number,
             draw(st.sampled_from(["a", "b", "c"])),
-            attempt=draw(st.sampled_from([0, 0, 0, 1, 2])),
+            company=draw(st.sampled_from([None, None, None, 1, 2, 8])),
             priority=draw(st.integers(0, 2)),
             due_in_days=draw(st.none() | st.integers(-5, 30)),
         )
@@ -103,16 +111,23 @@ def test_no_batch_is_over_the_limit_or_mixes_apps(requests: list[Request], limit
 
 
 @given(several_pending(), LIMITS)
-def test_a_request_that_was_tried_before_travels_alone(requests: list[Request], limit: int) -> None:
+def test_a_request_that_has_failed_has_no_more_company_than_it_may(requests: list[Request], limit: int) -> None:
     for batch in planned(requests, limit):
-        assert len(batch) == 1 or not any(request.attempt for request in batch)
+        assert all(len(batch) <= (request.company or limit) for request in batch)
 
 
 @given(several_pending(), LIMITS)
 def test_no_more_batches_than_needed(requests: list[Request], limit: int) -> None:
-    fresh = Counter(request.app_id for request in requests if not request.attempt)
-    tried = sum(1 for request in requests if request.attempt)
-    assert len(planned(requests, limit)) == tried + sum(-(-count // limit) for count in fresh.values())
+    alike = Counter((request.app_id, min(request.company or limit, limit)) for request in requests)
+    assert len(planned(requests, limit)) == sum(-(-count // size) for (_, size), count in alike.items())
+
+
+@given(st.lists(st.integers(1, 60_000), max_size=30))
+def test_a_batch_has_a_bounded_number_of_people_unless_one_request_has_more(people: list[int]) -> None:
+    batches = planned([pending(number, people=count) for number, count in enumerate(people)], 500)
+    totals = [[request.most_people for request in batch] for batch in batches]
+    assert all(sum(counts) <= MOST_PEOPLE or len(counts) == 1 for counts in totals)
+    assert all(sum(first) + second[0] > MOST_PEOPLE for first, second in pairwise(totals)), "none is cut without need"
 
 
 @given(several_pending(), LIMITS)

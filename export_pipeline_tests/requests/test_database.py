@@ -56,7 +56,7 @@ pathlib.Path(ready).touch()
 while not pathlib.Path(go).exists():
     time.sleep(0.001)
 store = RequestStore.open(url)
-store.submit(NewRequest("app", ["u"]))
+store.submit(NewRequest("app", [ready]))
 store.close()
 """
     ready, go = [tmp_path / f"ready{number}" for number in range(4)], tmp_path / "go"

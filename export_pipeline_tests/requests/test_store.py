@@ -5,9 +5,11 @@ import sqlite3
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +17,25 @@ import pytest
 from sqlalchemy import update
 
 from export_pipeline.errors import BadInputError, StaleRequestError, UnknownRequestError
-from export_pipeline.requests import store as store_module
+from export_pipeline.requests import rows
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.database import RequestsDatabaseError
 from export_pipeline.requests.models import NewRequest, Request
 from export_pipeline.requests.schema import export_requests
 from export_pipeline.requests.store import DUE_AFTER, HERE, RequestStore
 
+pytest_plugins = "export_pipeline_tests.postgres"
+
 SECRET = "secret-uid"
 NEW = NewRequest("app", [SECRET], requested_by="me")
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/requests.db"
+_numbers = count()
 
 
-@pytest.fixture
-def store(url: str) -> Iterator[RequestStore]:
-    store = RequestStore.open(url)
-    yield store
-    store.close()
+def submit(store: RequestStore) -> Request:
+    """A request for something that nobody else asks for."""
+    return store.submit(replace(NEW, uids=[SECRET, str(next(_numbers))]))
 
 
 def claim(store: RequestStore, *requests: Request) -> str:
@@ -65,13 +65,13 @@ def overwrite(store: RequestStore, request_id: str, **values: object) -> None:
 
 def request_in(store: RequestStore, status: str) -> Request:
     """A request that was brought into ``status``."""
-    request = store.submit(NEW)
+    request = submit(store)
     if status == "cancelled":
         overwrite(store, request.id, status="cancelled", batch_id=new_id())
     elif status != "pending":
         batch_id = claim(store, request)
         if status == "failed":
-            store.fail(request.id, batch_id, code="read_failed", message="c: the read failed")
+            store.fail(request.id, batch_id, code="incomplete", message="c: one was lost")
         if status in ("completed", "expired"):
             complete(store, request.id, batch_id)
         if status == "expired":
@@ -121,7 +121,7 @@ def test_an_unknown_id_is_bad_input(store: RequestStore) -> None:
 
 
 def test_the_way_to_a_completed_and_expired_export(store: RequestStore) -> None:
-    request = store.submit(NEW)
+    request = submit(store)
     batch_id = claim(store, request)
     running = store.get(request.id)
     assert (running.status, running.attempt, running.batch_id, running.run_id) == ("running", 1, batch_id, None)
@@ -154,13 +154,13 @@ def test_the_way_to_a_completed_and_expired_export(store: RequestStore) -> None:
 
 
 def test_the_way_through_a_failure_and_a_retry(store: RequestStore) -> None:
-    request = store.submit(NEW)
+    request = submit(store)
     first = claim(store, request)
     store.attach_run(first, "run-1")
     store.progress(request.id, first, documents_done=2, bytes_written=50)
-    store.fail(request.id, first, code="read_failed", message="c: the read failed")
+    store.fail(request.id, first, code="incomplete", message="c: one was lost")
     failed = store.get(request.id)
-    assert (failed.status, failed.error_code, failed.error_message) == ("failed", "read_failed", "c: the read failed")
+    assert (failed.status, failed.error_code, failed.error_message) == ("failed", "incomplete", "c: one was lost")
     assert failed.finished_at is not None
 
     store.retry(request.id, "operator")
@@ -227,22 +227,22 @@ def test_what_does_not_run_has_no_totals_and_no_run(store: RequestStore, status:
 
 
 def test_a_claim_takes_only_what_is_still_pending(store: RequestStore) -> None:
-    taken, free = store.submit(NEW), store.submit(NEW)
+    taken, free = submit(store), submit(store)
     first = claim(store, taken)
     assert store.claim(Batch(new_id(), (taken.id, free.id))) == [free.id]
     assert store.get(taken.id).batch_id == first
 
 
 def test_a_claim_of_more_than_one_statement_holds(store: RequestStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_CHUNK", 3)
-    requests = [store.submit(NEW) for _ in range(8)]
+    monkeypatch.setattr(rows, "_CHUNK", 3)
+    requests = [submit(store) for _ in range(8)]
     batch_id = claim(store, *requests)
     assert [request.id for request in store.of_batch(batch_id)] == [request.id for request in requests]
     assert [request.id for request in store.running()] == [request.id for request in requests]
 
 
 def test_threads_and_stores_never_claim_the_same_request(url: str, store: RequestStore) -> None:
-    requests = [store.submit(NEW) for _ in range(30)]
+    requests = [submit(store) for _ in range(30)]
     stores = [RequestStore.open(url) for _ in range(2)]
 
     def claim_all(number: int) -> list[str]:
@@ -259,7 +259,7 @@ def test_threads_and_stores_never_claim_the_same_request(url: str, store: Reques
 
 
 def test_processes_never_claim_the_same_request(url: str, store: RequestStore) -> None:
-    requests = [store.submit(NEW) for _ in range(60)]
+    requests = [submit(store) for _ in range(60)]
     program = """
 import json, sys
 from export_pipeline.requests.batches import plan_batches
@@ -288,7 +288,7 @@ print(json.dumps(claimed))
 
 
 def test_a_run_that_was_given_up_can_change_nothing_any_more(store: RequestStore) -> None:
-    request = store.submit(NEW)
+    request = submit(store)
     old = claim(store, request)
     store.fail(request.id, old, code="lost", message="the run was lost")
     store.retry(request.id, "me")
@@ -314,7 +314,7 @@ def test_a_run_that_was_given_up_can_change_nothing_any_more(store: RequestStore
 
 
 def test_the_most_urgent_are_pending_first(store: RequestStore) -> None:
-    late, soon, important, next_one = (store.submit(NEW) for _ in range(4))
+    late, soon, important, next_one = (submit(store) for _ in range(4))
     overwrite(store, soon.id, due_at=datetime.now(UTC))
     overwrite(store, important.id, priority=1)
     expected = [important.id, soon.id, late.id, next_one.id]
@@ -323,12 +323,12 @@ def test_the_most_urgent_are_pending_first(store: RequestStore) -> None:
 
 
 def test_the_latest_come_first(store: RequestStore) -> None:
-    requests = [store.submit(NEW) for _ in range(5)]
+    requests = [submit(store) for _ in range(5)]
     assert [request.id for request in store.latest(3)] == [request.id for request in requests[:1:-1]]
 
 
 def test_times_are_kept_in_utc(store: RequestStore) -> None:
-    request = store.submit(NEW)
+    request = submit(store)
     far_east = datetime(2026, 11, 1, 9, 30, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
     overwrite(store, request.id, due_at=far_east)
     due_at = store.get(request.id).due_at
@@ -341,7 +341,7 @@ def test_times_are_kept_in_utc(store: RequestStore) -> None:
 
 
 def test_the_history_only_grows_and_is_in_order(store: RequestStore) -> None:
-    request, other = store.submit(NEW), store.submit(NEW)
+    request, other = submit(store), submit(store)
     first = claim(store, request, other)
     early = store.events(request.id)
     store.fail(request.id, first, code="lost", message="the run was lost")
@@ -375,14 +375,14 @@ def test_a_request_does_not_show_its_uids(store: RequestStore) -> None:
     assert SECRET not in repr(store.events(request.id))
 
 
-def test_a_database_that_fails_is_told_without_uids_and_leaves_nothing_half_done(
-    store: RequestStore, tmp_path: Path
-) -> None:
+def test_a_database_that_fails_is_told_without_uids_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+    store = RequestStore.open(f"sqlite:///{tmp_path}/requests.db")
     with sqlite3.connect(tmp_path / "requests.db") as connection:
         connection.execute("ALTER TABLE request_events RENAME TO elsewhere")
     with pytest.raises(RequestsDatabaseError, match=r"failed \(OperationalError\); check EXPORT_PIPELINE_") as raised:
-        store.submit(NEW)
+        submit(store)
     assert SECRET not in "".join(traceback.format_exception(raised.value))
     connection.execute("ALTER TABLE elsewhere RENAME TO request_events")
     connection.close()
     assert store.latest() == []
+    store.close()

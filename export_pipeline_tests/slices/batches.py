@@ -12,8 +12,9 @@ from export_pipeline.catalog.model import Entry
 from export_pipeline.catalog.narrowing import EVERYTHING
 from export_pipeline.mongo.bson_stream import documents
 from export_pipeline.settings import Settings
+from export_pipeline.slices.batch_slices import BatchSlices
 from export_pipeline.slices.plan import BatchPlan, PlannedCollection, Wanted, make_plan
-from export_pipeline.slices.slice_file import SliceIndex, open_slice
+from export_pipeline.slices.slice_file import SliceIndex
 from export_pipeline.storage import Storage
 
 APP = "app"
@@ -46,7 +47,7 @@ def collection(plan: BatchPlan, name: str) -> PlannedCollection:
 
 def in_slice(storage: Storage, index: SliceIndex, request_id: str) -> list[bytes]:
     """One request's documents, sorted."""
-    with open_slice(storage, BATCH, index, request_id) as pieces:
+    with BatchSlices(storage, BATCH) as slices, slices.open(index, request_id) as pieces:
         return sorted(document for piece in pieces for document in documents(piece.data))
 
 

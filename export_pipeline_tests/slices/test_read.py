@@ -1,6 +1,7 @@
 """A collection, read once for a whole batch, gives each request what a find of its own would have given."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from pymongo import MongoClient
 
 from export_pipeline.catalog.model import Entry
-from export_pipeline.errors import StorageError
+from export_pipeline.errors import StaleRequestError, StorageError
+from export_pipeline.mongo import pressure
 from export_pipeline.mongo.connection import connect
+from export_pipeline.mongo.pressure import SourceUnderPressureError
 from export_pipeline.settings import Settings
 from export_pipeline.slices import ownership as ownership_module
 from export_pipeline.slices import slice_file
@@ -219,6 +222,75 @@ def test_a_slice_that_failed_is_read_again(
         assert reading().outcome == "failed"
     assert reading().outcome == "exported"
     assert load_index(storage, BATCH, "events") == reading()
+
+
+# A source that works hard
+
+
+@pytest.fixture
+def quick_naps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(pressure, "FIRST_NAP", 0.01)
+    monkeypatch.setattr(pressure, "LONGEST_NAP", 0.05)
+
+
+HARD_WORK = {"max_cache_used": 1e-9}
+"""Settings under which any server works too hard."""
+
+
+@pytest.mark.usefixtures("quick_naps")
+def test_a_read_that_pauses_gives_the_same_documents_in_the_end(
+    client: Client, make_database: MakeDatabase, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = make_database({"events_app": [{"_id": number, "uid": "ab"[number % 2]} for number in range(500)]})
+    plan = planned(client, at, {"r1": ["a"], "r2": ["b"]}, EVENTS)
+    reading = Reading(client, at, storage, plan)
+    undisturbed = reading()
+    told = [*reading.told]
+    paused = Reading(client, at.model_copy(update=HARD_WORK), DirectoryStorage(tmp_path / "paused"), plan)
+    look, looks = pressure.SourceHealth.look, iter(range(1000))
+
+    def hard_now_and_then(health: pressure.SourceHealth, client: Client) -> pressure.Measured:
+        return look(health, client) if next(looks) % 3 else pressure.Measured()
+
+    monkeypatch.setattr(pressure.SourceHealth, "look", hard_now_and_then)
+    assert paused() == undisturbed
+    assert [documents for documents in paused.told if documents] == told
+    assert paused.told.count(0) >= 2 * (len(told) - 1), "it did not pause between the batches"
+    for request_id in plan.people:
+        assert in_slice(paused.storage, undisturbed, request_id) == in_slice(storage, undisturbed, request_id)
+
+
+@pytest.mark.usefixtures("quick_naps")
+def test_a_source_under_pressure_for_too_long_concerns_all_requests(
+    client: Client, make_database: MakeDatabase, storage: Storage
+) -> None:
+    at = make_database({"events_app": [{"uid": "a"}]})
+    plan = planned(client, at, {"r1": ["a"]}, EVENTS)
+    hard = at.model_copy(update={**HARD_WORK, "max_pause": timedelta(seconds=0.1)})
+    reading = Reading(client, hard, storage, plan)
+    with pytest.raises(SourceUnderPressureError, match="EXPORT_PIPELINE_MAX_CACHE_USED"):
+        reading()
+    assert set(reading.told) == {0}
+    assert load_index(storage, BATCH, "events") is None
+    assert not storage.exists(data_key(BATCH, "events"))
+    with pytest.raises(SourceUnderPressureError):
+        planned(client, hard, {"r1": ["a"]}, EVENTS)
+
+
+@pytest.mark.usefixtures("quick_naps")
+def test_a_request_that_is_cancelled_during_a_pause_ends(
+    client: Client, make_database: MakeDatabase, storage: Storage
+) -> None:
+    at = make_database({"events_app": [{"uid": "a"}]})
+    plan = planned(client, at, {"r1": ["a"]}, EVENTS)
+
+    def cancelled(_: int) -> None:
+        raise StaleRequestError("it was cancelled")
+
+    with pytest.raises(StaleRequestError):
+        read_slice(client, at.model_copy(update=HARD_WORK), storage, plan, EVENTS, cancelled)
+    assert load_index(storage, BATCH, "events") is None
 
 
 # What fails

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from export_pipeline.errors import IncompleteError, StorageError
 from export_pipeline.mongo.bson_stream import documents
 from export_pipeline.slices import slice_file
+from export_pipeline.slices.batch_slices import BatchSlices
 from export_pipeline.slices.slice_file import (
     Owned,
     SliceIndex,
     SliceWriter,
     data_key,
     load_index,
-    open_slice,
     store_index,
 )
 from export_pipeline.storage import DirectoryStorage, Storage
@@ -45,7 +45,7 @@ def write(storage: Storage, added: list[tuple[str, bytes]], gather_bytes: int = 
 
 
 def read(storage: Storage, index: SliceIndex, request_id: str) -> list[bytes]:
-    with open_slice(storage, BATCH, index, request_id) as pieces:
+    with BatchSlices(storage, BATCH) as slices, slices.open(index, request_id) as pieces:
         return [document for piece in pieces for document in documents(piece.data)]
 
 

@@ -1,0 +1,95 @@
+"""``python -m export_pipeline_tests.faults``: plays the whole matrix and prints it; ``soak`` runs the soak."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from export_pipeline_tests.faults import disks
+from export_pipeline_tests.faults.house import running_house
+from export_pipeline_tests.faults.matrix import SETS, installations
+from export_pipeline_tests.faults.play import Played, play
+
+COLUMNS = ("", "victim", "stage", "on", "ended", "by itself", "seconds", "attempts", "published", "left", "swept")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m export_pipeline_tests.faults", description=__doc__)
+    parser.add_argument("--set", choices=SETS, action="append", help="only this part of the matrix; may be repeated")
+    parser.add_argument("--victim", help="only this victim")
+    parser.add_argument("--stage", help="only this stage")
+    parser.add_argument("--real-waits", action="store_true", help="leases and delays as long as they are in truth")
+    asked = parser.parse_args()
+    console = Console(width=180)
+    played: list[Played] = []
+    for name in asked.set or SETS:
+        if name == "disks" and not disks.can_mount():
+            console.print("no full disks: only root can make small ones")
+            continue
+        faults = [
+            fault
+            for fault in SETS[name]()
+            if asked.victim in (None, fault.victim) and asked.stage in (None, fault.stage)
+        ]
+        for group in installations(faults):
+            clock = name == "clocks"
+            with running_house(group[0].database, group[0].store, clock=clock, real_waits=asked.real_waits) as house:
+                for fault in group:
+                    played.append(play(house, fault))
+                    console.print(*_cells(played[-1]), sep=" | ", highlight=False)
+    return _report(console, played)
+
+
+def _report(console: Console, played: Sequence[Played]) -> int:
+    table = Table(*COLUMNS, title="faults", title_justify="left")
+    for one in played:
+        table.add_row(*_cells(one))
+    console.print(table)
+    for one in played:
+        remains = one.remains
+        for what in (one.problem, *remains.lost, *remains.doubled, *remains.leftovers):
+            if what:
+                console.print(f"{one.fault.victim} at {one.fault.stage}: {what}")
+    statuses = [status for one in played for status in one.statuses]
+    print(
+        json.dumps(
+            {
+                "faults": len(played),
+                "ended": sum(one.ended for one in played),
+                "completed": statuses.count("completed"),
+                "failed": statuses.count("failed"),
+                "worst_seconds": round(max((one.seconds for one in played), default=0.0), 1),
+                "leftovers": sum(len(one.remains.leftovers) for one in played),
+                "doubled": sum(len(one.remains.doubled) for one in played),
+                "lost": sum(len(one.remains.lost) for one in played),
+                "not_well": sum(not one.is_well for one in played),
+            }
+        )
+    )
+    return 0 if played and all(one.is_well for one in played) else 1
+
+
+def _cells(one: Played) -> list[str]:
+    fault, remains = one.fault, one.remains
+    ended = ", ".join(f"{one.statuses.count(status)} {status}" for status in sorted(set(one.statuses)))
+    reasons = sorted({reason for status, reason in zip(one.statuses, one.reasons, strict=True) if status == "failed"})
+    return [
+        "ok" if one.is_well else "NOT",
+        fault.victim,
+        fault.stage,
+        f"{fault.database}, {fault.store}",
+        f"{ended} {' '.join(reasons)}".strip(),
+        "yes" if one.ended else "NO",
+        f"{one.seconds:.1f}",
+        str(one.attempts),
+        f"{remains.published} of {len(one.statuses)}",
+        str(len(remains.leftovers)),
+        str(remains.swept),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

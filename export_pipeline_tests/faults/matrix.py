@@ -1,0 +1,89 @@
+"""The faults: every victim at every stage where it can matter, on SQLite and a directory, on PostgreSQL and S3."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from export_pipeline_tests.faults import stages
+from export_pipeline_tests.faults.play import Fault
+
+
+def small() -> list[Fault]:
+    """One machine: SQLite and a directory."""
+    return [
+        Fault("nothing", stages.PLANNING),
+        *(Fault("run process", stage) for stage in (*stages.IN_THE_RUN, stages.RECORDED)),
+        *(Fault("code server", stage) for stage in stages.ALL),
+        *(Fault("code server and its runs", stage) for stage in stages.IN_THE_RUN),
+        *(Fault("daemon", stage) for stage in stages.ALL),
+        *(Fault("all of Dagster", stage) for stage in (stages.CLAIMED, stages.SLICES_HALF, stages.PUBLISHING)),
+        *(Fault("MongoDB", stage) for stage in stages.ALL),
+        *(Fault("network to MongoDB", stage) for stage in (stages.PLANNING, stages.READING, stages.SLICES_HALF)),
+        Fault("two daemons", stages.CLAIMED),
+        Fault("two daemons", stages.SLICES_HALF),
+    ]
+
+
+def disks() -> list[Fault]:
+    """Disks that are full for some seconds, or for good."""
+    storage = (stages.PLANNING, stages.READING, stages.SLICES_HALF, stages.ASSEMBLING, stages.VERIFYING)
+    return [
+        *(Fault("disk of the exports full", stage) for stage in storage),
+        Fault("disk of the exports full for good", stages.READING, ends="failed"),
+        Fault("disk of the exports full for good", stages.ASSEMBLING, ends="failed"),
+        *(Fault("disk of DAGSTER_HOME full", stage) for stage in (stages.CLAIMED, stages.READING, stages.RECORDING)),
+    ]
+
+
+def clocks() -> list[Fault]:
+    """Clocks that are wrong. Each jump adds to the one before."""
+    return [
+        Fault("run's clock 2 h ahead", stages.READING),
+        Fault("run's clock 2 h back", stages.READING),
+        Fault("run's clock 2 h ahead", stages.RECORDING),
+        *(Fault("clocks 20 s back", stage) for stage in (stages.CLAIMED, stages.SLICES_HALF, stages.VERIFYING)),
+        *(Fault("clocks 2 h ahead", stage) for stage in (stages.CLAIMED, stages.SLICES_HALF, stages.VERIFYING)),
+    ]
+
+
+def large() -> list[Fault]:
+    """Several machines: PostgreSQL, for Dagster too, and S3."""
+    faults = [
+        Fault("nothing", stages.PLANNING),
+        *(Fault("run process", stage) for stage in (*stages.IN_THE_RUN, stages.RECORDED)),
+        *(Fault("S3 server", stage) for stage in stages.ALL),
+        *(Fault("PostgreSQL", stage) for stage in stages.ALL),
+        Fault("MongoDB", stages.READING),
+        Fault("code server and its runs", stages.PUBLISHING),
+        Fault("daemon", stages.CLAIMED),
+        *(Fault("network to S3", stage) for stage in (stages.READING, stages.ASSEMBLING, stages.VERIFYING)),
+        Fault("network to S3", stages.PUBLISHING),
+        *(Fault("network to PostgreSQL", stage) for stage in (stages.READING, stages.RECORDING)),
+        Fault("two daemons", stages.CLAIMED),
+    ]
+    return [replace(fault, database="postgresql", store="s3") for fault in faults]
+
+
+def crossed() -> list[Fault]:
+    """The other two combinations."""
+    return [
+        *(
+            Fault(victim, stage, "sqlite", "s3")
+            for victim in ("run process", "S3 server")
+            for stage in (stages.SLICES_HALF, stages.PUBLISHING)
+        ),
+        *(
+            Fault(victim, stage, "postgresql", "directory")
+            for victim in ("run process", "PostgreSQL")
+            for stage in (stages.SLICES_HALF, stages.RECORDING)
+        ),
+    ]
+
+
+SETS = {"small": small, "disks": disks, "clocks": clocks, "large": large, "crossed": crossed}
+
+
+def installations(faults: Sequence[Fault]) -> Iterator[list[Fault]]:
+    """Cut faults, in their order, into those that one installation is for."""
+    for _, group in groupby(faults, lambda fault: (fault.database, fault.store)):
+        yield list(group)
