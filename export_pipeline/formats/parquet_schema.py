@@ -94,8 +94,11 @@ def column_label(name: bytes) -> str:
 
 
 def is_reserved(name: bytes) -> bool:
-    """Tell whether a field is called like one of the file's own columns, or would be called like one that gave way."""
-    return re.fullmatch(b"_+(col|doc|rest)", name) is not None
+    """Tell whether a field is called like one of the file's own columns, or would be called like one that gave way.
+
+    In any case of letters: to some readers, DuckDB for one, ``_Doc`` and ``_doc`` are the same.
+    """
+    return re.fullmatch(b"_+(col|doc|rest)", name, re.IGNORECASE) is not None
 
 
 Match = Callable[[bytes, int, int], re.Match[bytes] | None]

@@ -235,7 +235,8 @@ def _current_time(
     for source in existing.values():
         try:
             with driver_errors(source.name), client.start_session(snapshot=True) as session:
-                client[source.database][source.name].find_one({}, {"_id": 1}, session=session, max_time_ms=_BRIEFLY_MS)
+                collection = client[source.database].get_collection(source.name, ANYTHING)
+                collection.find_one({}, {"_id": 1}, session=session, max_time_ms=_BRIEFLY_MS)
                 return _pinned(session)
         except ReadFailedError as error:
             unreadable = error

@@ -11,11 +11,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from bson import json_util
-
 from export_pipeline.errors import IncompleteError
+from export_pipeline.formats.bson_fields import fields
+from export_pipeline.formats.extended_json import EncodingError, encode_value
 from export_pipeline.formats.protocol import About, Format, SplittingWriter, Survey, WriteOptions, Writer
-from export_pipeline.mongo.bson_stream import Piece, view
+from export_pipeline.mongo.bson_stream import Piece
 from export_pipeline.packages.hashing import HashingSink, sha256_of
 from export_pipeline.packages.layers import Layers, Lock, media_type_of, open_layers, outer_compression
 from export_pipeline.packages.manifest import FileReport, PartReport
@@ -223,7 +223,10 @@ class _Part:
 
 
 def _id_of(document: bytes | None) -> Any:
-    """Return a document's ``_id`` in canonical Extended JSON; None where it has none, as in some views."""
+    """Return a document's ``_id`` in canonical Extended JSON.
+
+    None where it has none, as in some views, or one that is damaged, which no format but BSON takes.
+    """
     if document is None:
         return None
     # Nearly all are one of these two, and a batch has tens of thousands of first and last documents.
@@ -233,5 +236,20 @@ def _id_of(document: bytes | None) -> Any:
         end = 12 + int.from_bytes(document[9:13], "little")
         with suppress(UnicodeDecodeError):
             return document[13:end].decode()
-    only_id = {key: value for key, value in view(document).items() if key == "_id"}
-    return json.loads(json_util.dumps(only_id, json_options=json_util.CANONICAL_JSON_OPTIONS)).get("_id")
+    with suppress(EncodingError):
+        for found in fields(document, 0, len(document)):
+            if found.name == b"_id":
+                text = encode_value(document[found.begin], document[found.value : found.end], "canonical")
+                return _without_surrogates(json.loads(text))
+    return None
+
+
+def _without_surrogates(value: Any) -> Any:
+    """Return a JSON value with its halves of surrogate pairs written out, since no manifest can hold them."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(name): _without_surrogates(item) for name, item in value.items()}
+    return value

@@ -100,7 +100,7 @@ NAMES = [
     *("__proto__", "constructor", "prototype", "toString", "hasOwnProperty", "__class__", "null", "undefined"),
     *("_rest", "_doc", "___doc", "__col", "_col", "x_col", "_id_", "column 0"),
     *("$", "$price", "a$b", "a.b", ".", "..", ".a", "a.", "a..b", "0", "-1", "1e5"),
-    *("", " ", "  ", "Name", "name", "NAME", "ÑAME", "ñame", "quo'te", 'quo"te', "com,ma", "tab\t", "line\r\nbreak"),
+    *("", " ", "  ", "Name", "name", "NAME", "_Doc", "_DOC", "ÑAME", "ñame", "quo'te", 'quo"te', "com,ma", "tab\t", "line\r\nbreak"),
     *("<b>", "]]>", "</script>", "{{7*7}}", "%s", "\\", "\\u0000", "\u202e", "😀", "\ufeffbom", "é", "e\u0301"),
     *("x" * 200, "y" * 201, "z" * 2_000),
 ]
@@ -240,7 +240,7 @@ CASES: dict[str, Case] = {
 IDS: list[Any] = [
     *(float("nan"), -0.0, Int64(2**63 - 1), Decimal128("1.10"), True, None, MinKey(), MaxKey(), Timestamp(0, 0)),
     *("", "\0", "=1+1", "<b>", "x" * 900, "'", "\ufeff", Code("f()"), Code("f()", {"x": 1}), Binary(b"x", 2)),
-    *({}, {"_col": 1}, {"": {"": ""}}, {"a.b": {"c": 1}}, _at(0), _at(253_402_300_799_999)),
+    *({}, {"_col": 1}, {"": {"": ""}}, {"a.b": {"c": 1}}, _at(0), _at(253_402_300_799_999), _at(-(2**63))),
 ]
 """A person's documents may have any."""
 

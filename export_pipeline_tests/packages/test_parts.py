@@ -14,6 +14,7 @@ from export_pipeline.formats.registry import FORMATS
 from export_pipeline.packages.naming import part_name, whole_name
 from export_pipeline.packages.verify import verify_package
 from export_pipeline.requests.models import NewRequest
+from export_pipeline_tests.formats import raw_bson
 from export_pipeline_tests.packages.conftest import EVENTS, Export
 
 LIMIT = 1_000_000
@@ -125,3 +126,15 @@ def test_parts_that_were_swapped_are_noticed(export: Export, tmp_path: Path) -> 
 def test_a_parts_name_tells_the_wholes(name: str, part: str) -> None:
     assert part_name(name, 12, FORMATS["json"], WriteOptions()) == part
     assert whole_name(part) == name
+
+
+def test_the_first_and_last_id_are_told_whatever_they_are(ann: Exporter, tmp_path: Path) -> None:
+    half = raw_bson.document((0x02, b"_id", raw_bson.string(b"\xed\xa0\x80")), (0x02, b"uid", raw_bson.string(b"d")))
+    symbol = raw_bson.document((0x0E, b"_id", raw_bson.string(b"s")), (0x02, b"uid", raw_bson.string(b"d")))
+    database = ann.client[ann.settings.mongo_database]
+    database["app_usersx"].insert_one(RawBSONDocument(half))
+    database["eventsx"].insert_one(RawBSONDocument(symbol))
+    manifest = ann.run_here(ann.submit(NewRequest("x", ["d"], "bson"), run_here=True), tmp_path / "d")
+    users, events, *_ = manifest.collections
+    assert (users.first_id, events.last_id) == ("\\ud800", {"$symbol": "s"})
+    assert verify_package(tmp_path / "d") == manifest
