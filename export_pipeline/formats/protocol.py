@@ -145,7 +145,7 @@ class Format(Protocol):
 
 @runtime_checkable
 class SharingFormat(Format, Protocol):
-    """A format that writes a document alike in every file, so that many small files' documents can be encoded at once."""
+    """A format that writes a document alike in every file: the documents of many small files can be encoded at once."""
 
     def encode_together(self, collection: str, pieces: Sequence[Piece], options: WriteOptions) -> Sequence[Piece]:
         """Return pieces of one collection, for writers of different files with the same options, in their order.

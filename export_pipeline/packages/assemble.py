@@ -140,7 +140,9 @@ def _needed_slice(slices_in: BatchSlices, entry: Entry) -> SliceIndex:
     return index
 
 
-def _show(survey: Survey, slices_in: BatchSlices, plan: BatchPlan, request_id: str, slices: Sequence[SliceIndex]) -> None:
+def _show(
+    survey: Survey, slices_in: BatchSlices, plan: BatchPlan, request_id: str, slices: Sequence[SliceIndex]
+) -> None:
     for planned, index in zip(plan.collections, slices, strict=True):
         if planned.source is not None:
             with slices_in.open(index, request_id) as pieces:

@@ -1,5 +1,6 @@
-"""Which of a batch's packages are made together, and what that saves: small ones are encoded at once, and published
-several at a time, since between its last byte and its place a package mostly waits for the disk or the network.
+"""Which of a batch's packages are made together: small ones are encoded at once, and published several at a time.
+
+Between its last byte and its place a package mostly waits for the disk or the network.
 """
 
 import json
@@ -7,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from export_pipeline.formats.protocol import SharingFormat, WriteOptions
 from export_pipeline.formats.registry import find_format, write_options
@@ -73,8 +75,7 @@ def encode_ahead(slices: BatchSlices, plan: BatchPlan, requests: Sequence[Reques
                     small.append(request.id)
                     left -= size
             if len(small) > 1:
-                name = collection.source.name
-                slices.read_ahead(index, small, lambda pieces, to=form, name=name: to.encode(name, pieces))
+                slices.read_ahead(index, small, partial(form.encode, collection.source.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def publish_all(packages: Sequence[Package]) -> list[Exception | None]:
             return error
         return None
 
-    if len(packages) < 2:  # noqa: PLR2004  # a thread would be for nothing
+    if len(packages) < 2:  # a thread would be for nothing
         return [publish(package) for package in packages]
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="publish") as threads:
         return list(threads.map(publish, packages))

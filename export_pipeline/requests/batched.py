@@ -7,9 +7,12 @@ from typing import Self
 
 from sqlalchemy import bindparam, select, update
 
+from export_pipeline.requests.models import NewRequest, Request
 from export_pipeline.requests.rows import PIPELINE, Rows, locked, now, record, requests_in, running_in, table
 from export_pipeline.requests.schema import export_requests
 from export_pipeline.requests.secrets import forget_secrets
+from export_pipeline.requests.submitting import _insert_or_find as insert_or_find
+from export_pipeline.requests.submitting import _row
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,17 @@ class BatchedWork(Rows):
     def beside(cls, rows: Rows) -> Self:
         """Return it on the database of ``rows``."""
         return cls(rows._engine)  # noqa: SLF001  # of the same family
+
+    def submit(self, requests: Sequence[NewRequest]) -> list[Request]:
+        """Insert many requests as ``RequestStore.submit`` inserts one: all, or none where one is refused.
+
+        Raises what that does, and RequestsDatabaseError where another writer inserts an equal one at the same moment.
+        """
+        with self._writing() as connection:
+            return [
+                insert_or_find(connection, new, _row(new, run_here=False) | {"fingerprint": new.fingerprint}, None)
+                for new in requests
+            ]
 
     def still_running(self, batch_id: str, request_ids: Collection[str]) -> set[str]:
         """Return those of the requests that still run in this batch."""

@@ -69,8 +69,8 @@ class BatchSlices:
             with suppress(ExportPipelineError), self.open(index, request_id) as pieces:
                 read[request_id] = list(pieces)
         prepared = iter(prepare([piece for pieces in read.values() for piece in pieces]))
-        for request_id, pieces in read.items():
-            self._ahead[index.name, request_id] = list(islice(prepared, len(pieces)))
+        for request_id, own in read.items():
+            self._ahead[index.name, request_id] = list(islice(prepared, len(own)))
 
     def forget_ahead(self) -> None:
         """Forget what was read ahead."""

@@ -81,7 +81,9 @@ class SliceWriter:
 
     def _put_down(self) -> None:
         offset = self._file.tell()
-        for request_id in sorted(self._gathered):  # the order in which packages are made, so that reading goes straight on
+        for request_id in sorted(
+            self._gathered
+        ):  # the order in which packages are made, so that reading goes straight on
             length = self._file.write(b"".join(self._gathered[request_id]))
             ranges = self._ranges[request_id]
             if ranges and sum(ranges[-1]) == offset:

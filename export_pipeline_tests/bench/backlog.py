@@ -22,6 +22,7 @@ from pymongo import MongoClient
 from export_pipeline.exporter import Exporter
 from export_pipeline.mongo.embedded import embedded_mongo
 from export_pipeline.orchestration.names import BATCH_TAG
+from export_pipeline.requests.batched import BatchedWork
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import NewRequest
 from export_pipeline.settings import Settings
@@ -106,10 +107,18 @@ def row(what: str, seconds: float, loop: float, requests: int | None = None) -> 
     }
 
 
+def submit(exporter: Exporter, uids: Sequence[str]) -> list[str]:
+    """Insert a request for each user, all in one transaction."""
+    requests = [NewRequest(crowd.APP, [uid]) for uid in uids]
+    for new in requests:
+        exporter.check(new)
+    return [request.id for request in BatchedWork.beside(exporter.requests).submit(requests)]
+
+
 def drain(exporter: Exporter, instance: dg.DagsterInstance, uids: Sequence[str]) -> dict[str, float]:
     """Insert a request for each user and wait for the last; return seconds: all of them, and on which way."""
     inserted = time.time()
-    ids = [exporter.requests.submit(NewRequest(crowd.APP, [uid])).id for uid in uids]
+    ids = submit(exporter, uids)
     known = exporter.requests.known
     wait_until(lambda: not exporter.requests.running() and not exporter.requests.pending(1), "the backlog")
     finished = [request for chunk in range(0, len(ids), 500) for request in known(ids[chunk : chunk + 500]).values()]
@@ -139,7 +148,7 @@ def drain(exporter: Exporter, instance: dg.DagsterInstance, uids: Sequence[str])
 def library(settings: Settings, uids: Sequence[str]) -> float:
     """Take a request for each user through the library without Dagster, a process for each batch; return seconds."""
     with Exporter(settings) as exporter:
-        ids = [exporter.requests.submit(NewRequest(crowd.APP, [uid])).id for uid in uids]
+        ids = submit(exporter, uids)
     command = [sys.executable, "-m", "export_pipeline_tests.bench", "backlog", "--child"]
     size = settings.batch_size
     children = [

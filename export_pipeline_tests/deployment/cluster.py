@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -59,8 +60,15 @@ class Cluster:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to all processes of a worker at once, as if to its whole machine."""
-        pid = int((self._folder / name / "pid").read_text())
-        os.killpg(os.getpgid(pid), number)
+        os.killpg(os.getpgid(self._pid(name)), number)
+
+    def kill_run(self, name: str) -> None:
+        """Kill the process in which a worker runs what it took, as the kernel does where memory runs out."""
+        for process in psutil.Process(self._pid(name)).children():
+            process.kill()
+
+    def _pid(self, name: str) -> int:
+        return int((self._folder / name / "pid").read_text())
 
     def stop(self, name: str) -> None:
         """Stop a process as an operator would, and wait for it."""
