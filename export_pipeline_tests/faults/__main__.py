@@ -40,6 +40,8 @@ def main() -> int:
                 for fault in group:
                     played.append(play(house, fault))
                     console.print(*_cells(played[-1]), sep=" | ", highlight=False)
+                    for what in played[-1].found:
+                        console.print(f"    {what}", highlight=False, soft_wrap=True)
     return _report(console, played)
 
 
@@ -48,11 +50,6 @@ def _report(console: Console, played: Sequence[Played]) -> int:
     for one in played:
         table.add_row(*_cells(one))
     console.print(table)
-    for one in played:
-        remains = one.remains
-        for what in (one.problem, *remains.lost, *remains.doubled, *remains.leftovers):
-            if what:
-                console.print(f"{one.fault.victim} at {one.fault.stage}: {what}")
     statuses = [status for one in played for status in one.statuses]
     print(
         json.dumps(

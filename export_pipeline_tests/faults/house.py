@@ -31,6 +31,7 @@ from export_pipeline_tests.faults import disks
 from export_pipeline_tests.faults.stages import INJECTED, Stop
 from export_pipeline_tests.faults.supervised import (
     Supervised,
+    command,
     mongo_server,
     postgres_answers,
     postgres_server,
@@ -54,9 +55,10 @@ STORAGE_MEGABYTES = 48
 HOME_MEGABYTES = 1024
 FINISHING_POLL_SECONDS = 0.1
 PACKAGE = Path(__file__).parents[2]
-WORKSPACE = (
-    "load_from: [{{grpc_server: {{host: 127.0.0.1, port: {port}, location_name: export_pipeline}}}}]\n"
-)
+RUN = "multiprocessing.spawn"
+"""What tells the process of a run from its code server's."""
+
+WORKSPACE = "load_from: [{{grpc_server: {{host: 127.0.0.1, port: {port}, location_name: export_pipeline}}}}]\n"
 
 
 @dataclass
@@ -126,9 +128,8 @@ class House:
         return [run.run_id for run in self.instance.get_runs(filters=unfinished)]
 
     def run_processes(self) -> list[int]:
-        """Return the ids of the processes that the code servers have started and that live."""
-        server = self.code_server.pid
-        return [process.pid for process in self.code_server.group() if process.pid != server]
+        """Return the ids of the processes of runs that live."""
+        return [process.pid for process in self.code_server.group() if any(RUN in word for word in command(process))]
 
     def wait_for_servers(self) -> None:
         """Wait until the killed ones are back."""
@@ -138,15 +139,14 @@ class House:
     def start_second_daemon(self) -> Supervised:
         """Start another daemon, with a code server of its own, on the same DAGSTER_HOME."""
         workspace = str(DAGSTER_FILES[1])
-        command = [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace]
-        second = self._start("second daemon", command)
+        second = self._start("second daemon", [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace])
         wait_until(lambda: "Instance is configured" in second.log.read_text(), START_SECONDS, "a second daemon")
         return second
 
-    def _start(self, name: str, command: list[str]) -> Supervised:
+    def _start(self, name: str, words: list[str]) -> Supervised:
         folder = self.folder / name.replace(" ", "_")
         return self._stack.enter_context(
-            Supervised(command, folder, pause=PROCESSES_AWAY_SECONDS, environment=self.environment)
+            Supervised(words, folder, pause=PROCESSES_AWAY_SECONDS, environment=self.environment)
         )
 
     def _is_back(self, name: str) -> bool:
@@ -157,8 +157,15 @@ class House:
 
 
 @contextmanager
-def running_house(database: Database, store: Store, *, clock: bool = False, documents_each: int = DOCUMENTS_EACH,
-                  users: int = USERS, real_waits: bool = False) -> Iterator[House]:
+def running_house(
+    database: Database,
+    store: Store,
+    *,
+    clock: bool = False,
+    documents_each: int = DOCUMENTS_EACH,
+    users: int = USERS,
+    real_waits: bool = False,
+) -> Iterator[House]:
     """Run an installation while the block runs; with ``clock``, its processes' clocks can jump."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="export_pipeline_faults_"))
@@ -210,17 +217,30 @@ def running_house(database: Database, store: Store, *, clock: bool = False, docu
         }
         started = {
             name: stack.enter_context(
-                Supervised(command, folder / name, pause=PROCESSES_AWAY_SECONDS, environment=environment)
+                Supervised(words, folder / name, pause=PROCESSES_AWAY_SECONDS, environment=environment)
             )
-            for name, command in processes.items()
+            for name, words in processes.items()
         }
         house = House(
-            database, store, folder, ours, environment, exporter, instance, Stop(channel), servers, ports, proxies,
-            started["daemon"], started["code_server"], stack,
+            database,
+            store,
+            folder,
+            ours,
+            environment,
+            exporter,
+            instance,
+            Stop(channel),
+            servers,
+            ports,
+            proxies,
+            started["daemon"],
+            started["code_server"],
+            stack,
         )
         first = house.submit(1)
         if not house.wait_until_over(first, START_SECONDS):
             raise RuntimeError(f"the installation does not work: see {folder}\n{_last_words(house)}")
+        exporter.expire(house.rows(first)[0])
         yield house
 
 
@@ -273,7 +293,9 @@ def _environment(settings: Settings, channel: Path) -> dict[str, str]:
     )
 
 
-def _write_dagster_files(home: Path, code_port: int, postgres_port: int | None, proxies: dict[str, CuttingProxy]) -> None:
+def _write_dagster_files(
+    home: Path, code_port: int, postgres_port: int | None, proxies: dict[str, CuttingProxy]
+) -> None:
     """Write the settings that the project ships, but for where the code server is, and for shorter waits."""
     known = yaml.safe_load(DAGSTER_FILES[0].read_text())
     known["run_monitoring"] |= {"poll_interval_seconds": 2, "cancel_timeout_seconds": 5}

@@ -43,9 +43,14 @@ class Played:
     def is_well(self) -> bool:
         """Whether all is as it must be."""
         expected = set(self.statuses) == {self.fault.ends} and (self.fault.ends == "completed" or all(self.reasons))
+        return self.ended and expected and not self.found and self.remains.published == self.statuses.count("completed")
+
+    @property
+    def found(self) -> list[str]:
+        """What must not be."""
         remains = self.remains
-        found = remains.lost or remains.doubled or remains.leftovers or self.problem
-        return self.ended and expected and not found and remains.published == self.statuses.count("completed")
+        doubled = [f"completed twice: {request_id}" for request_id in remains.doubled]
+        return [*([self.problem] if self.problem else []), *remains.lost, *doubled, *remains.leftovers]
 
 
 def play(house: House, fault: Fault) -> Played:

@@ -60,7 +60,10 @@ def sweep(house: House) -> None:
     """Run the hourly job as it is, but without waiting for what it removes to become old."""
     with _no_waiting():
         done = schedules.expire_packages.execute_in_process(
-            instance=house.instance, resources={"exporter": house.exporter}, raise_on_error=False
+            instance=house.instance,
+            resources={"exporter": house.exporter},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
         )
     if not done.success:
         raise RuntimeError(f"the sweep failed: see run {done.run_id} of {house.folder}")

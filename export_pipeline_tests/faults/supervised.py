@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import psutil
 from pymongo import MongoClient
@@ -62,19 +63,19 @@ class Supervised:
             with suppress(psutil.Error, ProcessLookupError):
                 if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-        return [process for process in found if str(SUPERVISOR) not in _command(process)]
+        return [process for process in found if str(SUPERVISOR) not in command(process)]
 
     def stop(self) -> None:
         self._process.stop()
 
-    def __enter__(self) -> "Supervised":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
 
-def _command(process: psutil.Process) -> list[str]:
+def command(process: psutil.Process) -> list[str]:
     try:
         return list(process.cmdline())
     except psutil.Error:

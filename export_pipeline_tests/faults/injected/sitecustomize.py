@@ -64,11 +64,11 @@ def after(owner: Any, name: str, at: str) -> None:
     setattr(owner, name, stopping)
 
 
-def in_working(module: ModuleType) -> None:
+def in_working(module: Any) -> None:
     after(module.BatchWork, "claim", "claimed")
 
 
-def in_exporter(module: ModuleType) -> None:
+def in_exporter(module: Any) -> None:
     before(module.Exporter, "plan", "planning")
     read_slice, whole = module.read_slice, module.Exporter.read_slice
 
@@ -91,25 +91,25 @@ def in_exporter(module: ModuleType) -> None:
     module.read_slice, module.Exporter.read_slice = reading, halfway
 
 
-def in_parts(module: ModuleType) -> None:
+def in_parts(module: Any) -> None:
     after(module.PackageFiles, "write_collection", "assembling")
     before(module._Part, "verify", "verifying")
     after(module.PackageFiles, "commit", "publishing")
 
 
-def in_batched(module: ModuleType) -> None:
+def in_batched(module: Any) -> None:
     before(module.BatchedWork, "complete", "recording")
     after(module.BatchedWork, "complete", "recorded")
 
 
-def shorter_leases(module: ModuleType) -> None:
+def shorter_leases(module: Any) -> None:
     module.SILENCE, module.MOST_BETWEEN_LOOKS, module.LEASE = 10.0, 5.0, datetime.timedelta(seconds=10)
     (beat,) = module.Lease.__init__.__defaults__
     assert beat == module.BEAT
     module.Lease.__init__.__defaults__ = (1.0,)
 
 
-def shorter_delays(module: ModuleType) -> None:
+def shorter_delays(module: Any) -> None:
     assert module.FIRST_DELAY < module.LONGEST_DELAY
     module.FIRST_DELAY, module.LONGEST_DELAY, module.GROWTH = (
         datetime.timedelta(seconds=2),
@@ -118,12 +118,12 @@ def shorter_delays(module: ModuleType) -> None:
     )
 
 
-def looking_more_often(module: ModuleType) -> None:
+def looking_more_often(module: Any) -> None:
     assert module.request_reconciler._min_interval == 30
     module.request_reconciler._min_interval = 2
 
 
-def smaller_parts(module: ModuleType) -> None:
+def smaller_parts(module: Any) -> None:
     """Let packages of the matrix's size be multipart uploads."""
     part, *others = module.Limits.__init__.__defaults__
     assert part > 1 << 20
@@ -156,7 +156,7 @@ class Changing(importlib.abc.MetaPathFinder):
             return None
         execute = spec.loader.exec_module
 
-        def changed(module: ModuleType) -> None:
+        def changed(module: Any) -> None:
             execute(module)
             for change in changes:
                 change(module)
@@ -196,7 +196,7 @@ def let_the_clock_jump() -> None:
         def __subclasscheck__(cls, other: type) -> bool:
             return issubclass(other, true_datetime)
 
-    class Jumping(true_datetime, metaclass=AnyDatetime):
+    class Jumping(true_datetime, metaclass=AnyDatetime):  # type: ignore[valid-type,misc]
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> Any:
             return true_datetime.fromtimestamp(time.time(), tz)
