@@ -360,9 +360,12 @@ class Exporter:
                     done.append(package)
             completed = batched.complete(plan.batch_id, [self._published(package, output) for package in done])
         for package in made:
+            if package.request.id not in running:
+                self._moved_on(package.request)
+        for package in done:
             if package.request.id in completed:
                 outcomes[package.request.id] = Outcome(package.request.id, package.manifest, None)
-            elif package.request.id not in outcomes:
+            else:
                 self._moved_on(package.request)
         yield from (outcomes[request.id] for request in group if request.id in outcomes)
 
@@ -382,7 +385,9 @@ class Exporter:
             failure = InternalError(f"packaging ended with an unexpected {type(error).__name__}; please report it")
         if self._fail(request.id, str(request.batch_id), failure):
             self._discard_folder(request)
-        outcomes[request.id] = Outcome(request.id, None, failure)
+            outcomes[request.id] = Outcome(request.id, None, failure)
+        else:
+            self._moved_on(request)
 
     def _moved_on(self, request: Request) -> None:
         log.warning("request %s was moved on while it was packaged; its package is dropped", request.id)

@@ -19,6 +19,7 @@ from export_pipeline.requests.store import HERE
 
 WAITING = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING)
 AT_WORK = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+ENDING = (dg.DagsterRunStatus.CANCELING,)
 
 _watch = Watch()
 """What this process has seen of workers' leases; a process that starts anew looks anew."""
@@ -30,6 +31,9 @@ class Runs:
 
     waiting: Mapping[str, Sequence[str]] = field(default_factory=dict)
     at_work: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ending: frozenset[str] = frozenset()
+    """Those at work that were told to end. Dagster takes one whose process is dead for ended some minutes after it was
+    told so for the last time: told at every look, it would keep its place among the runs for ever."""
     over: frozenset[str] = frozenset()
     """Batches without a row's run id whose runs have all ended: they ended before they began."""
 
@@ -55,6 +59,7 @@ def request_reconciler(context: dg.SensorEvaluationContext, exporter: dg.Resourc
         run_id
         for batch_id in pointless(unfinished, exporter)
         for run_id in (*runs.waiting.get(batch_id, ()), *runs.at_work.get(batch_id, ()))
+        if run_id not in runs.ending
     ]
     for run_id in ended:
         context.instance.run_coordinator.cancel_run(run_id)
@@ -73,7 +78,7 @@ def runs_of(instance: dg.DagsterInstance, running: Iterable[Request]) -> Runs:
                 found.setdefault(run.tags[BATCH_TAG], []).append(run.run_id)
         return found
 
-    waiting, at_work = by_batch(WAITING), by_batch(AT_WORK)
+    waiting, at_work, ending = by_batch(WAITING), by_batch(AT_WORK), by_batch(ENDING)
     unattached = {
         str(request.batch_id)
         for request in running
@@ -84,7 +89,8 @@ def runs_of(instance: dg.DagsterInstance, running: Iterable[Request]) -> Runs:
         for batch_id in unattached
         if instance.get_runs(filters=dg.RunsFilter(tags={BATCH_TAG: batch_id}), limit=1)
     }
-    return Runs(waiting, at_work, frozenset(over))
+    told_to_end = frozenset(run_id for run_ids in ending.values() for run_id in run_ids)
+    return Runs(waiting, at_work, told_to_end, frozenset(over))
 
 
 def marks_of(running: Iterable[Request], runs: Runs) -> dict[str, Hashable]:

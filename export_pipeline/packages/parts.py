@@ -158,6 +158,7 @@ class PackageFiles:
         part = self._parts[-1]
         self._renamed += part.writer.end_collection()
         part.writer.close()
+        del part.writer  # the package may wait for others, and must not hold memory meanwhile
         part.layers.close()
         part.verify()
 

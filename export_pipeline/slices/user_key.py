@@ -1,6 +1,7 @@
 """The user key's value where it is a plain string at the top of a document, as it mostly is: found without decoding."""
 
 from struct import Struct
+from struct import error as StructError  # noqa: N812 - it is a class, whatever its name says
 
 from export_pipeline.formats.bson_fields import ENDS, SIZES, TYPES
 from export_pipeline.formats.bson_walk import STRING
@@ -23,10 +24,12 @@ def string_at(document: bytes, name: bytes) -> bytes | None:
         while position < last:
             kind, value = document[position], document.index(0, position) + 1
             if document[position + 1 : value - 1] == name:
+                if kind != STRING:
+                    break
                 end = value + 4 + _int32(document, value)[0]
-                return document[value + 4 : end - 1] if kind == STRING and value + 4 < end <= last else None
+                return document[value + 4 : end - 1] if value + 4 < end <= last else None
             size = _FIXED.get(kind)
             position = ENDS[kind](document, value) if size is None else value + size
-    except (IndexError, KeyError, ValueError):
+    except (IndexError, KeyError, ValueError, StructError):
         pass
     return None

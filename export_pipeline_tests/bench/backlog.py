@@ -120,7 +120,7 @@ def drain(exporter: Exporter, instance: dg.DagsterInstance, uids: Sequence[str])
     inserted = time.time()
     ids = submit(exporter, uids)
     known = exporter.requests.known
-    wait_until(lambda: not exporter.requests.running() and not exporter.requests.pending(1), "the backlog")
+    wait_until(lambda: not exporter.requests.pending(1) and not exporter.requests.live_batches(), "the backlog")
     finished = [request for chunk in range(0, len(ids), 500) for request in known(ids[chunk : chunk + 500]).values()]
     if failed := [request for request in finished if request.status != "completed"]:
         raise SystemExit(f"{len(failed)} requests are not completed, the first: {failed[0].error_code}")

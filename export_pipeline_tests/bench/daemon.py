@@ -16,7 +16,7 @@ from export_pipeline.guardian import Guarded
 from export_pipeline.requests.models import FINISHED, NewRequest
 from export_pipeline.settings import ENV_PREFIX, Settings, environment_variable
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 600.0
 POLL_SECONDS = 0.05
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import dagster as dg
 import psutil
 from pymongo import MongoClient
 
@@ -24,12 +23,13 @@ from export_pipeline.exporter import Exporter
 from export_pipeline.mongo.embedded import embedded_mongo
 from export_pipeline.requests.models import NewRequest
 from export_pipeline_tests.bench import crowd
-from export_pipeline_tests.bench.backlog import drain
+from export_pipeline_tests.bench.backlog import submit
 from export_pipeline_tests.bench.daemon import export_one
 from export_pipeline_tests.bench.measure import report
-from export_pipeline_tests.deployment.cluster import Cluster, running_cluster
+from export_pipeline_tests.deployment.cluster import Cluster, running_cluster, wait_until
 
 WORKERS = ("one", "two")
+PATIENCE_SECONDS = 1200.0
 NEARLY_ALL = 0.85
 """Of the cores' time: a machine that is busier has little left for another worker."""
 
@@ -82,18 +82,15 @@ def main(arguments: list[str]) -> None:
             )
         )
         exporter = stack.enter_context(Exporter(cluster.settings))
-        instance = stack.enter_context(dg.DagsterInstance.from_config(str(cluster.settings.home)))
         cluster.start_daemon()
         alone, both = [], []
         for _ in range(options.rounds):
-            alone.append(drained_by(cluster, exporter, instance, uids, WORKERS[:1]))
-            both.append(drained_by(cluster, exporter, instance, uids, WORKERS))
+            alone.append(drained_by(cluster, exporter, uids, WORKERS[:1]))
+            both.append(drained_by(cluster, exporter, uids, WORKERS))
     report_workers(options.requests, options.batch, alone, both)
 
 
-def drained_by(
-    cluster: Cluster, exporter: Exporter, instance: dg.DagsterInstance, uids: Sequence[str], workers: Sequence[str]
-) -> Drained:
+def drained_by(cluster: Cluster, exporter: Exporter, uids: Sequence[str], workers: Sequence[str]) -> Drained:
     """Start these workers, warm, let them take the backlog, and stop them."""
     for name in workers:
         cluster.start_worker(name)
@@ -101,13 +98,29 @@ def drained_by(
         export_one(exporter, NewRequest(crowd.APP, list(uids[:1])))
     runs_before = [cluster.runs_of(name) for name in workers]
     cpu_before, busy_before = cpu_by_kind(), machine_cpu()
-    seconds = drain(exporter, instance, uids)["seconds"]
+    seconds = drain(exporter, uids)
     cpu, busy = cpu_by_kind() - cpu_before, machine_cpu() - busy_before
     time.sleep(1)  # the last run tells its own end after its last request's
     runs = tuple(cluster.runs_of(name) - before for name, before in zip(workers, runs_before, strict=True))
     for name in workers:
         cluster.stop(name)
     return Drained(seconds, runs, cpu, busy["used"] / busy.total())
+
+
+def drain(exporter: Exporter, uids: Sequence[str]) -> float:
+    """Insert a request for each user and wait for all; return the seconds to the last that is completed."""
+    inserted = time.time()
+    ids = submit(exporter, uids)
+
+    def ended() -> bool:
+        time.sleep(0.2)  # the database has other work
+        return not exporter.requests.running() and not exporter.requests.pending(1)
+
+    wait_until(ended, PATIENCE_SECONDS, "the backlog")
+    finished = [exporter.requests.get(request_id) for request_id in ids]
+    if failed := [request for request in finished if request.status != "completed"]:
+        raise SystemExit(f"{len(failed)} requests are not completed, the first: {failed[0].error_code}")
+    return max(request.finished_at.timestamp() for request in finished if request.finished_at) - inserted
 
 
 def cpu_by_kind() -> Counter[str]:

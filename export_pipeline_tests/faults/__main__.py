@@ -1,4 +1,7 @@
-"""``python -m export_pipeline_tests.faults``: plays the whole matrix and prints it; ``soak`` runs the soak."""
+"""``python -m export_pipeline_tests.faults``: plays the whole matrix and prints it; ``… soak`` runs the soak.
+
+Exit code 0 where all is as it must be. What a fault left behind is printed below its row.
+"""
 
 import argparse
 import json
@@ -12,18 +15,31 @@ from export_pipeline_tests.faults import disks
 from export_pipeline_tests.faults.house import running_house
 from export_pipeline_tests.faults.matrix import SETS, installations
 from export_pipeline_tests.faults.play import Played, play
+from export_pipeline_tests.faults.soak import soak
 
 COLUMNS = ("", "victim", "stage", "on", "ended", "by itself", "seconds", "attempts", "published", "left", "swept")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m export_pipeline_tests.faults", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
     parser.add_argument("--set", choices=SETS, action="append", help="only this part of the matrix; may be repeated")
     parser.add_argument("--victim", help="only this victim")
     parser.add_argument("--stage", help="only this stage")
-    parser.add_argument("--real-waits", action="store_true", help="leases and delays as long as they are in truth")
+    parser.add_argument("--real-waits", action="store_true", help="leases and delays as long as in production")
+    soaking = commands.add_parser("soak", help="requests and faults at random")
+    soaking.add_argument("--minutes", type=float, default=10.0)
+    soaking.add_argument("--requests", type=int, default=5000)
+    soaking.add_argument("--fault-every", type=float, default=20.0, help="seconds between two faults, on average")
+    soaking.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     console = Console(width=180)
+    if asked.command == "soak":
+        return soak(console, asked.minutes, asked.requests, asked.fault_every, asked.seed)
+    return _report(console, _matrix(console, asked))
+
+
+def _matrix(console: Console, asked: argparse.Namespace) -> list[Played]:
     played: list[Played] = []
     for name in asked.set or SETS:
         if name == "disks" and not disks.can_mount():
@@ -35,14 +51,19 @@ def main() -> int:
             if asked.victim in (None, fault.victim) and asked.stage in (None, fault.stage)
         ]
         for group in installations(faults):
-            clock = name == "clocks"
-            with running_house(group[0].database, group[0].store, clock=clock, real_waits=asked.real_waits) as house:
+            with running_house(
+                group[0].database,
+                group[0].store,
+                clock=name == "clocks",
+                small_disks=name == "disks",
+                real_waits=asked.real_waits,
+            ) as house:
                 for fault in group:
                     played.append(play(house, fault))
                     console.print(*_cells(played[-1]), sep=" | ", highlight=False)
                     for what in played[-1].found:
                         console.print(f"    {what}", highlight=False, soft_wrap=True)
-    return _report(console, played)
+    return played
 
 
 def _report(console: Console, played: Sequence[Played]) -> int:

@@ -81,12 +81,8 @@ class House:
     _stack: ExitStack = field(repr=False)
     identity: Any = field(default_factory=new_identity, repr=False)
     clock: float = 0.0
+    users: int = USERS
     _next_user: int = 0
-
-    @property
-    def has_small_disks(self) -> bool:
-        """Whether the disks can be filled."""
-        return disks.can_mount()
 
     def submit(self, count: int) -> list[Request]:
         """Ask for exports of different users: as JSON, as JSON lines, and encrypted, in turn."""
@@ -98,7 +94,7 @@ class House:
         submitted = []
         for number in range(count):
             format_, options = kinds[number % len(kinds)]
-            uid = crowd.uid(self._next_user % USERS)
+            uid = crowd.uid(self._next_user % self.users)
             self._next_user += 1
             new = NewRequest(crowd.APP, [uid], format_, requested_by="faults", file_options=options)
             submitted.append(self.exporter.submit(new))
@@ -161,12 +157,17 @@ def running_house(
     database: Database,
     store: Store,
     *,
-    clock: bool = False,
-    documents_each: int = DOCUMENTS_EACH,
     users: int = USERS,
+    documents_each: int = DOCUMENTS_EACH,
+    clock: bool = False,
+    small_disks: bool = False,
     real_waits: bool = False,
 ) -> Iterator[House]:
-    """Run an installation while the block runs; with ``clock``, its processes' clocks can jump."""
+    """Run an installation while the block runs, for as many ``users`` with as many documents in each collection.
+
+    With ``clock``, its processes' clocks can jump; with ``small_disks``, its disks can be filled; with ``real_waits``,
+    its leases and delays are as long as in production.
+    """
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="export_pipeline_faults_"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -174,7 +175,7 @@ def running_house(
         home, files, channel = folder / "home", folder / "exports", folder / "stages"
         for path in (home, channel):
             path.mkdir()
-        if disks.can_mount():
+        if small_disks:
             stack.enter_context(disks.small_disk(home, HOME_MEGABYTES))
             stack.enter_context(disks.small_disk(files, STORAGE_MEGABYTES))
         servers: dict[str, Supervised] = {}

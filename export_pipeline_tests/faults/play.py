@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from threading import Timer
 from typing import Literal
 
 from export_pipeline_tests.faults.house import COLLECTIONS, DOCUMENTS_EACH, Database, House, Store
@@ -60,15 +61,16 @@ def play(house: House, fault: Fault) -> Played:
     process = house.stop.wait(REACH_SECONDS)
     problem = "" if process else f"nobody got to this stage within {REACH_SECONDS:.0f} s"
     begun = time.monotonic()
-    mend = VICTIMS[fault.victim](house, process or 0) if process else lambda: None
+    mend = VICTIMS[fault.victim](house, process) if process else lambda: None
     house.stop.release()
+    mending = Timer(MENDED_AFTER_SECONDS, mend)
     if fault.victim not in MENDED_AT_THE_END:
-        time.sleep(MENDED_AFTER_SECONDS)
-        mend()
+        mending.start()
     ended = house.wait_until_over(requests, END_SECONDS)
     seconds = time.monotonic() - begun
     if fault.victim in MENDED_AT_THE_END:
-        mend()
+        mending.start()
+    mending.join()
     house.wait_for_servers()
     problem = problem or _unsettled(house)
     rows = house.rows(requests)

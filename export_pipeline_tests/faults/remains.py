@@ -12,11 +12,13 @@ import pytest
 from sqlalchemy import select
 
 from export_pipeline.errors import ExportPipelineError
+from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration import schedules
 from export_pipeline.orchestration.names import BATCH_PARTITIONS
 from export_pipeline.packages import removal
 from export_pipeline.packages.layers import Keys
-from export_pipeline.packages.publish import package_folder
+from export_pipeline.packages.naming import MANIFEST
+from export_pipeline.packages.publish import package_folder, published
 from export_pipeline.packages.verify import verify_package
 from export_pipeline.requests.models import Request
 from export_pipeline.requests.schema import kept_secrets
@@ -45,10 +47,10 @@ def examine(house: House, requests: Sequence[Request], documents: int) -> Remain
     now = house.rows(requests)
     files = set(stored_files(house))
     completed = [request for request in now if request.status == "completed"]
-    lost = [f"{request.id}: {reason}" for request in completed if (reason := _what_is_wrong(house, request, documents))]
-    expected = {path for request in completed for path in _files_of(house, request)}
+    lost = [f"{request.id}: {reason}" for request in completed if (reason := what_is_wrong(house, request, documents))]
+    expected = {path for request in completed for path in files_of(house, request)}
     leftovers = [*sorted(files - expected), *uploads(house), *secrets(house), *partitions(house, completed)]
-    doubled = [request.id for request in now if _completions(house, request) > (request.status == "completed")]
+    doubled = [request.id for request in now if completions(house, request) > (request.status == "completed")]
     for request in completed:
         house.exporter.expire(request)
     sweep(house)
@@ -56,12 +58,12 @@ def examine(house: House, requests: Sequence[Request], documents: int) -> Remain
     return Remains(len(completed) - len(lost), lost, doubled, leftovers, len(before - files))
 
 
-def sweep(house: House) -> None:
+def sweep(house: House, exporter: Exporter | None = None) -> None:
     """Run the hourly job as it is, but without waiting for what it removes to become old."""
     with _no_waiting():
         done = schedules.expire_packages.execute_in_process(
             instance=house.instance,
-            resources={"exporter": house.exporter},
+            resources={"exporter": exporter or house.exporter},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
@@ -111,15 +113,14 @@ def partitions(house: House, completed: Sequence[Request]) -> list[str]:
     return [f"partition {key}" for key in known if key not in {request.batch_id for request in completed}]
 
 
-def _files_of(house: House, request: Request) -> list[str]:
-    from export_pipeline.packages.publish import _manifest_of
-
-    manifest = _manifest_of(house.exporter.storage, request)
+def files_of(house: House, request: Request) -> list[str]:
+    """Return the keys of a whole package's files; none of one that is not whole."""
+    manifest = published(house.exporter.storage, request)
     folder = package_folder(request)
-    return [f"{folder}/manifest.json", *(f"{folder}/{part.name}" for part in manifest.parts)]
+    return [f"{folder}/{MANIFEST}", *(f"{folder}/{part.name}" for part in manifest.parts)] if manifest else []
 
 
-def _what_is_wrong(house: House, request: Request, documents: int) -> str | None:
+def what_is_wrong(house: House, request: Request, documents: int) -> str | None:
     """Fetch a package as a user would and check it: against its manifest, its row, and what MongoDB really holds."""
     keys = Keys([house.identity]) if request.options.get("recipients") else Keys()
     with tempfile.TemporaryDirectory() as folder:
@@ -136,5 +137,6 @@ def _what_is_wrong(house: House, request: Request, documents: int) -> str | None
     return None
 
 
-def _completions(house: House, request: Request) -> int:
+def completions(house: House, request: Request) -> int:
+    """Return how often a request was completed."""
     return sum(event["event"] == "completed" for event in house.exporter.requests.events(request.id))

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import bson
@@ -96,3 +97,47 @@ def test_an_array_that_is_not_whole_is_noticed(file: bytes, why: str) -> None:
 def test_a_line_that_is_not_whole_is_noticed(file: bytes) -> None:
     with pytest.raises(IncompleteError, match="tagged"):
         JsonLines().count(io.BytesIO(file))
+
+
+# Many small files at once
+
+
+def several(format_: JsonArray | JsonLines, pieces: Sequence[Piece]) -> list[tuple[bytes, int]]:
+    """A file for each piece, with how many tags were renamed."""
+    files = []
+    for each in pieces:
+        sink = io.BytesIO()
+        writer = format_.writer(sink, WriteOptions())
+        writer.write("events", each)
+        renamed = writer.end_collection()
+        writer.close()
+        files.append((sink.getvalue(), renamed))
+    return files
+
+
+@BOTH
+@pytest.mark.parametrize("tag", [{}, {"_col": "mine"}])
+def test_files_encoded_together_are_those_encoded_alone(
+    format_: type[JsonArray | JsonLines], tag: dict[str, str]
+) -> None:
+    pieces = [piece(*({"_id": n, "of": of, **tag, "x": n / 3} for n in range(of))) for of in (1, 5, 300, 2)]
+    together = format_().encode_together("events", pieces, WriteOptions())
+    assert [each.data for each in together] == [each.data for each in pieces]
+    assert several(format_(), together) == several(format_(), pieces)
+    assert (together == pieces) == bool(tag), "where tags give way, each file encodes and counts its own"
+
+
+@BOTH
+def test_damage_is_left_to_the_file_that_it_is_in(format_: type[JsonArray | JsonLines]) -> None:
+    damaged = bytearray(piece({"_id": 1, "flag": True}).data)
+    damaged[-2] = 7  # no boolean
+    pieces = [piece({"_id": 0}), Piece(bytes(damaged), [0])]
+    together = format_().encode_together("events", pieces, WriteOptions())
+    assert several(format_(), together[:1]) == several(format_(), pieces[:1])
+    with pytest.raises(EncodingError, match="events"):
+        several(format_(), together[1:])
+
+
+def test_a_piece_that_is_cut_is_encoded_anew() -> None:
+    (whole,) = JsonLines().encode_together("events", [piece({"_id": 0}, {"_id": 1})], WriteOptions())
+    assert several(JsonLines(), [whole.cut(1, 2)])[0][0] == b'{"_col":"events","_id":1}\n'
