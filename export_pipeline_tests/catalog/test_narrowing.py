@@ -689,7 +689,7 @@ def test_a_limit_counts_for_each_collection_and_after_the_conditions(installatio
 def test_a_limit_counts_for_a_request_of_several_people_and_none_shares_its_batch(installation: Exporter) -> None:
     _, found = export(installation, ["a", "b"], collections=["plain"], sort={"plain": ["_id"]}, limit=3)
     assert [bson.decode(document)["_id"] for document in found["plainx"]] == [0, 1, 2]
-    limited = [installation.submit(NewRequest("x", ["a"], narrowing=Narrowing(limit=3))) for _ in range(3)]
+    limited = [installation.submit(NewRequest("x", [uid], narrowing=Narrowing(limit=3))) for uid in "abc"]
     assert [len(batch.request_ids) for batch in plan_batches(limited, 10)] == [1, 1, 1]
 
 

@@ -33,7 +33,7 @@ pytest_plugins = ("export_pipeline_tests.postgres",)
 WORKERS = ("one", "two")
 FORMATS = ("json", "jsonl", "parquet", "csv", "html", "bson")
 EXPORT_SECONDS = 90
-RECOVERY_SECONDS = 240
+RECOVERY_SECONDS = 480
 """A dead worker is missed after one to two minutes without a sign of life; then its requests wait a little more."""
 
 
