@@ -9,20 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
-
-from pymongo import MongoClient
+from typing import TYPE_CHECKING
 
 from export_pipeline.catalog.drift.check import DEFAULT_BUDGET, Budget, DriftReport, check_drift
-from export_pipeline.catalog.load import load_catalog
-from export_pipeline.catalog.model import LoadedCatalog
 from export_pipeline.catalog.narrowing import chosen_entries
 from export_pipeline.encryption.age import new_identity, parse_identities, parse_recipient
 from export_pipeline.errors import BadInputError, ExportPipelineError, StaleRequestError, StorageError
 from export_pipeline.formats.registry import checked_options, find_format, write_options
-from export_pipeline.mongo.connection import Document, SnapshotTooOldError, connect
+from export_pipeline.installation import Installation
+from export_pipeline.mongo.connection import SnapshotTooOldError
 from export_pipeline.packages import removal
 from export_pipeline.packages.assemble import assemble
 from export_pipeline.packages.layers import is_encrypted
@@ -41,7 +37,6 @@ from export_pipeline.requests.leases import Lease
 from export_pipeline.requests.models import NewRequest, Request
 from export_pipeline.requests.progress import Progress, ReadingProgress
 from export_pipeline.requests.secrets import seal, unseal
-from export_pipeline.requests.store import RequestStore
 from export_pipeline.settings import Settings
 from export_pipeline.slices.batch_slices import BatchSlices
 from export_pipeline.slices.estimate import Estimate, estimate
@@ -49,7 +44,7 @@ from export_pipeline.slices.identity import checked_person
 from export_pipeline.slices.plan import BatchPlan, Wanted, load_plan, make_plan, plan_key, store_plan
 from export_pipeline.slices.read import OnRead, read_slice
 from export_pipeline.slices.slice_file import SliceIndex, load_index
-from export_pipeline.storage import Storage, open_storage
+from export_pipeline.storage import Storage
 from export_pipeline.storage.sealed import SealedStorage
 
 if TYPE_CHECKING:
@@ -85,54 +80,13 @@ class Outcome:
     error: ExportPipelineError | None
 
 
-class Exporter:
-    """One installation: its settings, catalogue, requests table, storage and MongoDB, each opened when needed."""
+class Exporter(Installation):
+    """The steps of an installation's exports."""
 
     def __init__(self, settings: Settings, s3_client: "S3Client | None" = None) -> None:
-        self.settings = settings
-        self._s3_client = s3_client
+        super().__init__(settings, s3_client)
         self._leases: dict[str, Lease] = {}
         self._reading: dict[str, ReadingProgress] = {}
-
-    @cached_property
-    def catalog(self) -> LoadedCatalog:
-        """The catalogue that the settings name."""
-        return load_catalog(self.settings.catalog)
-
-    @cached_property
-    def requests(self) -> RequestStore:
-        """The requests table."""
-        return RequestStore.open(self.settings.requests_database)
-
-    @cached_property
-    def storage(self) -> Storage:
-        """Where slices and packages go."""
-        settings = self.settings
-        return open_storage(
-            settings.storage_root,
-            endpoint_url=settings.s3_endpoint_url,
-            region=settings.s3_region,
-            sse=settings.s3_sse,
-            sse_kms_key_id=settings.s3_sse_kms_key_id,
-            client=self._s3_client,
-        )
-
-    @cached_property
-    def client(self) -> MongoClient[Document]:
-        """The MongoDB to export from."""
-        return connect(self.settings.mongo_uri.get_secret_value())
-
-    def close(self) -> None:
-        """Close what was opened."""
-        for name in ("requests", "client"):
-            if name in self.__dict__:
-                self.__dict__.pop(name).close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def submit(self, new: NewRequest, *, run_here: bool = False, passphrase: str | None = None) -> Request:
         """Insert a checked request. Raises BadInputError for what the formats or the catalogue do not allow.

@@ -24,6 +24,9 @@ ENDING = (dg.DagsterRunStatus.CANCELING,)
 _watch = Watch()
 """What this process has seen of workers' leases; a process that starts anew looks anew."""
 
+_idle = Watch()
+"""Likewise, of runs that have nothing left to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:
@@ -54,10 +57,12 @@ def request_reconciler(context: dg.SensorEvaluationContext, exporter: dg.Resourc
     lost = [request for batch_id in sorted(silent) for request in exporter.give_up(batch_id, leases[batch_id])]
     for request in lost:
         report_to_launching_run(context.instance, request)
+    served = {request.batch_id for request in running}
+    idle = _idle.silent({batch_id: None for batch_id in runs.at_work if batch_id not in served})
     unfinished = {**runs.waiting, **runs.at_work}
     ended = [
         run_id
-        for batch_id in pointless(unfinished, exporter)
+        for batch_id in {*pointless(unfinished, exporter), *idle}
         for run_id in (*runs.waiting.get(batch_id, ()), *runs.at_work.get(batch_id, ()))
         if run_id not in runs.ending
     ]
@@ -117,7 +122,8 @@ def _mark(lease_until: datetime | None, at_work: tuple[str, ...]) -> Hashable:
 def pointless(batch_ids: Iterable[str], exporter: Exporter) -> list[str]:
     """Return those of the batches of unfinished runs that have lost all their requests: cancelled, or moved on.
 
-    One whose requests have just completed or failed is about to end by itself.
+    One whose requests have just completed or failed is about to end by itself; should its process have died just then,
+    it is found idle after a while.
     """
     return [
         batch_id

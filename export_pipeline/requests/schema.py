@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     ForeignKey,
@@ -39,6 +41,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")
 _LIVE = text("status IN ('pending', 'running')")
 
 export_requests = Table(
@@ -94,7 +97,7 @@ export_requests = Table(
 request_events = Table(
     "request_events",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", _NUMBER, primary_key=True, autoincrement=True),
     Column("request_id", String(36), ForeignKey("export_requests.id"), nullable=False, index=True),
     Column("at", UtcDateTime, nullable=False),
     Column("actor", String(200), nullable=False),
@@ -108,4 +111,112 @@ kept_secrets = Table(
     Column("owner", String(36), primary_key=True),  # the id of a request or a batch
     Column("secret", Text, nullable=False),
     Column("kept_at", UtcDateTime, nullable=False),
+)
+
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("secret_sha256", String(64), nullable=False, unique=True),
+    Column("app_id", String(64), nullable=False),  # '*': all apps
+    Column("role", String(20), nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
+)
+
+download_links = Table(
+    "download_links",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("request_id", String(36), ForeignKey("export_requests.id"), nullable=False, index=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("one_time", Boolean, nullable=False),
+    Column("used_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+
+# Append-only, like request_events.
+access_events = Table(
+    "access_events",
+    metadata,
+    Column("id", _NUMBER, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", String(200), nullable=False),  # a token's or a link's id, never a secret
+    Column("app_id", String(64)),
+    Column("action", String(60), nullable=False),
+    Column("target", String(36)),
+    Column("status", Integer, nullable=False),
+    Index("access_events_by_app", "app_id", "at"),
+)
+
+daily_usage = Table(
+    "daily_usage",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("app_id", String(64), primary_key=True),
+    Column("what", String(40), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("request_id", String(36), ForeignKey("export_requests.id"), nullable=False, index=True),
+    Column("channel", String(10), nullable=False),  # mail or webhook
+    Column("address", Text),  # forgotten once it has served
+    Column("status", String(10), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("not_before", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("error", Text),
+    Index("notifications_by_status", "status", "not_before"),
+)
+
+backup_schedules = Table(
+    "backup_schedules",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("app_id", String(64), nullable=False),
+    Column("cron", String(100), nullable=False),
+    Column("time_zone", String(64), nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("retention", JSON, nullable=False),
+    Column("full_every", Integer, nullable=False),  # 1: each backup is a full one
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("served_until", UtcDateTime, nullable=False),  # the ticks up to then have had their backup
+    Index("backup_schedules_by_app", "app_id"),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("app_id", String(64), nullable=False),
+    Column("selection_sha256", String(64), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("requested_by", String(200), nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("receipt", JSON),
+)
+
+# The ledger that a restore applies: whom a backup must not bring back.
+erased_users = Table(
+    "erased_users",
+    metadata,
+    Column("app_id", String(64), primary_key=True),
+    Column("uid_hash", String(64), primary_key=True),
+    Column("erasure_id", String(36), ForeignKey("erasures.id"), nullable=False),
+    Column("erased_at", UtcDateTime, nullable=False),
 )

@@ -14,7 +14,7 @@ def small() -> list[Fault]:
         Fault("nothing", stages.PLANNING),
         *(Fault("run process", stage) for stage in (*stages.IN_THE_RUN, stages.RECORDED)),
         *(Fault("code server", stage) for stage in stages.ALL),
-        *(Fault("code server and its runs", stage) for stage in stages.IN_THE_RUN),
+        *(Fault("code server and its runs", stage) for stage in (*stages.IN_THE_RUN, stages.RECORDED)),
         *(Fault("daemon", stage) for stage in stages.ALL),
         *(Fault("all of Dagster", stage) for stage in (stages.CLAIMED, stages.SLICES_HALF, stages.PUBLISHING)),
         *(Fault("MongoDB", stage) for stage in stages.ALL),

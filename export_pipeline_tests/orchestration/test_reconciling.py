@@ -48,7 +48,8 @@ class Ticks:
 def tick(exporter: Exporter, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Ticks:
     """Ticks half a minute apart, seen by a sensor that has seen nothing before."""
     ticks = Ticks(exporter, instance)
-    monkeypatch.setattr(reconciling, "_watch", Watch(lambda: ticks.now))
+    for watch in ("_watch", "_idle"):
+        monkeypatch.setattr(reconciling, watch, Watch(lambda: ticks.now))
     return ticks
 
 
@@ -184,6 +185,32 @@ def test_the_run_of_a_cancelled_request_is_ended(
     exporter.cancel(cancelled.id, "me")
     tick()
     assert ended == runs[1:]
+
+
+def test_a_run_that_was_told_to_end_is_not_told_again(
+    exporter: Exporter, instance: dg.DagsterInstance, tick: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster counts the time that a dead one has to end from the last time that it was told to."""
+    ended = noting_what_is_ended(instance, monkeypatch)
+    request = claimed(exporter)
+    run_of(request, instance, dg.DagsterRunStatus.CANCELING)
+    exporter.cancel(request.id, "me")
+    tick.for_a_while()
+    assert ended == []
+
+
+def test_a_run_whose_process_died_after_its_last_request_was_completed_is_ended(
+    exporter: Exporter, instance: dg.DagsterInstance, tick: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = noting_what_is_ended(instance, monkeypatch)
+    request = claimed(exporter)
+    run_id = run_of(request, instance, STARTED)
+    package = {"documents": 0, "result_uri": "x", "result_bytes": 0, "result_sha256": "", "expires_at": None}
+    exporter.requests.complete(request.id, str(request.batch_id), **package)  # type: ignore[arg-type]
+    tick()
+    assert ended == [], "it is about to end by itself"
+    tick.for_a_while()
+    assert set(ended) == {run_id}
 
 
 def test_a_package_that_was_published_before_the_run_died_is_taken_up_by_the_retry(

@@ -1,12 +1,22 @@
 """The sensor that gives pending requests to runs: a tick on real tables."""
 
+import threading
+from time import monotonic
+
 import dagster as dg
+import pytest
 
 from export_pipeline.exporter import Exporter
+from export_pipeline.orchestration import sensors
 from export_pipeline.orchestration.names import BATCH_TAG
 from export_pipeline.orchestration.sensors import batch_run, pending_requests
 from export_pipeline.requests.models import NewRequest
 from export_pipeline.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensors, "PATIENCE_SECONDS", 0.3)
 
 
 def tick(exporter: Exporter, instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
@@ -21,6 +31,31 @@ def keep_partitions(result: dg.SensorResult, instance: dg.DagsterInstance) -> No
 
 def test_without_pending_requests_a_tick_skips(exporter: Exporter, instance: dg.DagsterInstance) -> None:
     assert isinstance(tick(exporter, instance), dg.SkipReason)
+
+
+def test_a_request_that_comes_during_a_tick_need_not_wait_for_the_next(
+    exporter: Exporter, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "PATIENCE_SECONDS", 60.0)
+    waiting = threading.Event()
+    look = exporter.requests.unstarted_batches
+
+    def noted_look() -> dict[str, int]:
+        waiting.set()
+        return look()
+
+    monkeypatch.setattr(exporter.requests, "unstarted_batches", noted_look)
+
+    def submit() -> None:
+        assert waiting.wait(30)
+        exporter.submit(NewRequest("app", ["a"]))
+
+    begun = monotonic()
+    other = threading.Thread(target=submit)
+    other.start()
+    assert isinstance(tick(exporter, instance), dg.SensorResult)
+    other.join()
+    assert monotonic() - begun < 50, "the tick did not wait its patience out"
 
 
 def test_a_tick_claims_what_is_pending_and_asks_for_one_run_of_one_batch(
