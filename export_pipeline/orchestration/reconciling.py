@@ -4,9 +4,9 @@ It decides in pure functions from rows and runs. A worker is dead when its lease
 ``requests.leases``), whether Dagster says that its run lives or not; a run is pointless when no row is its own.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from time import monotonic
 
 import dagster as dg
 
@@ -21,11 +21,8 @@ WAITING = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.Dagst
 AT_WORK = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 ENDING = (dg.DagsterRunStatus.CANCELING,)
 
-_watch = Watch()
-"""What this process has seen of workers' leases; a process that starts anew looks anew."""
-
-_idle = Watch()
-"""Likewise, of runs that have nothing left to do."""
+IDLE = "idle "
+"""Before the batch of a run that has nothing left to do, in what is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +44,21 @@ class Runs:
     description="Compares requests that say they run with signs of life and with Dagster's runs: gives up those whose "
     "process is dead, and ends runs that nobody waits for any more.",
 )
-def request_reconciler(context: dg.SensorEvaluationContext, exporter: dg.ResourceParam[Exporter]) -> dg.SkipReason:
+def request_reconciler(context: dg.SensorEvaluationContext, exporter: dg.ResourceParam[Exporter]) -> dg.SensorResult:
     """Give up the requests of dead workers, and end the runs of cancelled ones."""
     running = exporter.requests.running()
     runs = runs_of(context.instance, running)
-    marks = marks_of(running, runs)
-    silent = _watch.silent(marks)
-    leases = {request.batch_id: request.lease_until for request in running}
-    lost = [request for batch_id in sorted(silent) for request in exporter.give_up(batch_id, leases[batch_id])]
+    watch = Watch(monotonic, context.cursor)
+    silent = watch.silent({**marks_of(running, runs), **idle_marks(running, runs)})
+    leases = {str(request.batch_id): request.lease_until for request in running}
+    lost = [
+        request
+        for batch_id in sorted(silent & leases.keys())
+        for request in exporter.give_up(batch_id, leases[batch_id])
+    ]
     for request in lost:
         report_to_launching_run(context.instance, request)
-    served = {request.batch_id for request in running}
-    idle = _idle.silent({batch_id: None for batch_id in runs.at_work if batch_id not in served})
+    idle = {watched.removeprefix(IDLE) for watched in silent if watched.startswith(IDLE)}
     unfinished = {**runs.waiting, **runs.at_work}
     ended = [
         run_id
@@ -68,9 +68,8 @@ def request_reconciler(context: dg.SensorEvaluationContext, exporter: dg.Resourc
     ]
     for run_id in ended:
         context.instance.run_coordinator.cancel_run(run_id)
-    return dg.SkipReason(
-        f"{len(running)} requests run, {len(lost)} of them were lost; {len(ended)} runs without requests were ended"
-    )
+    done = f"{len(running)} requests run, {len(lost)} of them were lost; {len(ended)} runs without requests were ended"
+    return dg.SensorResult(skip_reason=dg.SkipReason(done), cursor=watch.memory)
 
 
 def runs_of(instance: dg.DagsterInstance, running: Iterable[Request]) -> Runs:
@@ -98,25 +97,27 @@ def runs_of(instance: dg.DagsterInstance, running: Iterable[Request]) -> Runs:
     return Runs(waiting, at_work, told_to_end, frozenset(over))
 
 
-def marks_of(running: Iterable[Request], runs: Runs) -> dict[str, Hashable]:
+def marks_of(running: Iterable[Request], runs: Runs) -> dict[str, str]:
     """Return, by batch, what a living worker keeps changing; no mark for a batch whose work has not begun.
 
     A run that waits for its turn shows no signs of life, nor does a batch whose run is still to be asked for. The
     runs are part of the mark: Dagster may have started another one of a batch whose process died.
     """
-    marks: dict[str, Hashable] = {}
+    marks: dict[str, str] = {}
     for request in running:
         batch_id = str(request.batch_id)
         at_work = tuple(runs.at_work.get(batch_id, ()))
         if request.run_id == HERE:
-            marks[batch_id] = request.lease_until
+            marks[batch_id] = str(request.lease_until)
         elif batch_id not in runs.waiting and (request.run_id is not None or at_work or batch_id in runs.over):
-            marks[batch_id] = _mark(request.lease_until, at_work)
+            marks[batch_id] = f"{request.lease_until} {at_work}"
     return marks
 
 
-def _mark(lease_until: datetime | None, at_work: tuple[str, ...]) -> Hashable:
-    return (lease_until, at_work)
+def idle_marks(running: Iterable[Request], runs: Runs) -> dict[str, str]:
+    """Return a mark, which never changes, for each batch that a run is at work on and that has no request left."""
+    served = {request.batch_id for request in running}
+    return {f"{IDLE}{batch_id}": "" for batch_id in runs.at_work if batch_id not in served}
 
 
 def pointless(batch_ids: Iterable[str], exporter: Exporter) -> list[str]:

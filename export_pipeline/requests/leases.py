@@ -5,9 +5,10 @@ machine to the next: to the watch it is a mark that a living worker keeps changi
 its mark has stood still for SILENCE, measured by the watcher's own monotonic clock and seen on several looks.
 """
 
+import json
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from time import monotonic
 from typing import Self
@@ -70,22 +71,39 @@ class Lease:
 
 
 class Watch:
-    """Looks at the marks of many workers, again and again, and tells which have stood still for too long."""
+    """Looks at the marks of many workers, again and again, and tells which have stood still for too long.
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    Dagster replaces the process of a sensor about once a minute: what was seen so far is the ``memory`` of one Watch,
+    a text, and is given to the next. The clock is one that a machine's processes share; on another machine, or after
+    a restart, a single look may count for too much or too little, and several are needed.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic, memory: str | None = None) -> None:
         self._clock = clock
-        self._looked_at: float | None = None
-        self._still: dict[str, tuple[Hashable, float]] = {}
+        self._looked_at, self._still = _remembered(memory)
 
-    def silent(self, marks: Mapping[str, Hashable]) -> set[str]:
+    @property
+    def memory(self) -> str:
+        """What was seen so far."""
+        return json.dumps([self._looked_at, self._still])
+
+    def silent(self, marks: Mapping[str, object]) -> set[str]:
         """Return the workers whose mark has not changed for SILENCE; ``marks`` are all there are now."""
         at = self._clock()
-        passed = 0.0 if self._looked_at is None else min(at - self._looked_at, MOST_BETWEEN_LOOKS)
+        passed = 0.0 if self._looked_at is None else min(max(at - self._looked_at, 0.0), MOST_BETWEEN_LOOKS)
         self._looked_at = at
-        self._still = {worker: _still_for(self._still.get(worker), mark, passed) for worker, mark in marks.items()}
+        self._still = {worker: _still_for(self._still.get(worker), str(mark), passed) for worker, mark in marks.items()}
         return {worker for worker, (_, seconds) in self._still.items() if seconds >= SILENCE}
 
 
-def _still_for(before: tuple[Hashable, float] | None, mark: Hashable, passed: float) -> tuple[Hashable, float]:
+def _remembered(memory: str | None) -> tuple[float | None, dict[str, tuple[str, float]]]:
+    try:
+        looked_at, still = json.loads(memory or "")
+        return float(looked_at), {worker: (str(mark), float(seconds)) for worker, (mark, seconds) in still.items()}
+    except (ValueError, TypeError, AttributeError):
+        return None, {}  # nobody has looked before; or another version's memory, and we look anew
+
+
+def _still_for(before: tuple[str, float] | None, mark: str, passed: float) -> tuple[str, float]:
     """Return the mark, with the seconds for which it has been seen to stand still."""
     return (mark, before[1] + passed) if before is not None and before[0] == mark else (mark, 0.0)

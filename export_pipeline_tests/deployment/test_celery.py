@@ -86,15 +86,33 @@ def exporter(cluster: Cluster) -> Iterator[Exporter]:
         yield exporter
 
 
-def wait_for_all(exporter: Exporter, requests: Sequence[Request], seconds: float) -> list[Request]:
+def wait_for_all(cluster: Cluster, exporter: Exporter, requests: Sequence[Request], seconds: float) -> list[Request]:
     """Wait until all requests have ended; return them as they are then."""
 
     def ended() -> bool:
         time.sleep(0.3)
         return all(exporter.requests.get(request.id).status in FINISHED for request in requests)
 
-    wait_until(ended, seconds, "making the exports")
+    try:
+        wait_until(ended, seconds, "making the exports")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{what_was_seen(cluster, exporter, requests)}") from None
     return [exporter.requests.get(request.id) for request in requests]
+
+
+def what_was_seen(cluster: Cluster, exporter: Exporter, requests: Sequence[Request]) -> str:
+    """Return the requests with their histories, the runs, and how each process's log ends."""
+    lines = []
+    for request in requests:
+        lines.append(str(exporter.requests.get(request.id)))
+        lines += [
+            f"  {event['at']} {event['event']} {event['detail']}" for event in exporter.requests.events(request.id)
+        ]
+    with dg.DagsterInstance.from_config(str(cluster.settings.home)) as instance:
+        lines += [f"run {run.run_id} {run.status} {dict(run.tags)}" for run in instance.get_runs()]
+    for name in ("daemon", *WORKERS):
+        lines += [f"== {name}", *cluster.log(name).splitlines()[-40:]]
+    return "\n".join(lines)
 
 
 def check_files(exporter: Exporter, requests: Sequence[Request], folder: Path) -> None:
@@ -111,7 +129,7 @@ def test_batches_spread_over_two_workers(cluster: Cluster, exporter: Exporter, d
     requests = [
         exporter.submit(NewRequest(demo.app_ids[0], [people[number % 2]], name)) for number, name in enumerate(FORMATS)
     ]
-    finished = wait_for_all(exporter, requests, EXPORT_SECONDS)
+    finished = wait_for_all(cluster, exporter, requests, EXPORT_SECONDS)
     check_files(exporter, finished, tmp_path)
     assert {request.documents_done for request in finished} == {246, finished[1].documents_done}
     assert len({request.batch_id for request in finished}) >= len(requests) / cluster.settings.batch_size
@@ -152,7 +170,7 @@ def test_requests_outlive_workers_that_die_in_the_middle(
     cluster.signal("one", signal.SIGKILL)
     cluster.kill_run("two")
     cluster.signal("two", signal.SIGCONT)
-    finished = wait_for_all(exporter, requests, RECOVERY_SECONDS)
+    finished = wait_for_all(cluster, exporter, requests, RECOVERY_SECONDS)
     assert all(row.status == "completed" or row.error_code for row in finished)
     check_files(exporter, [row for row in finished if row.status == "completed"], tmp_path)
     assert any(row.status == "completed" for row in finished)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -14,7 +15,7 @@ from export_pipeline.orchestration.names import BATCH_TAG, STATUS_TAG
 from export_pipeline.orchestration.reconciling import Runs, marks_of, request_reconciler
 from export_pipeline.requests.batched import BatchedWork
 from export_pipeline.requests.batches import Batch, new_id
-from export_pipeline.requests.leases import SILENCE, Watch
+from export_pipeline.requests.leases import SILENCE
 from export_pipeline.requests.models import NewRequest, Request
 from export_pipeline.requests.store import HERE
 
@@ -32,11 +33,14 @@ class Ticks:
 
     def __init__(self, exporter: Exporter, instance: dg.DagsterInstance) -> None:
         self.now = 0.0
+        self.cursor: str | None = None
         self._exporter = exporter
         self._instance = instance
 
     def __call__(self) -> None:
-        request_reconciler(dg.build_sensor_context(instance=self._instance), exporter=self._exporter)
+        context = dg.build_sensor_context(instance=self._instance, cursor=self.cursor)
+        result: Any = request_reconciler(context, exporter=self._exporter)
+        self.cursor = result.cursor
         self.now += 30
 
     def for_a_while(self) -> None:
@@ -48,8 +52,7 @@ class Ticks:
 def tick(exporter: Exporter, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Ticks:
     """Ticks half a minute apart, seen by a sensor that has seen nothing before."""
     ticks = Ticks(exporter, instance)
-    for watch in ("_watch", "_idle"):
-        monkeypatch.setattr(reconciling, watch, Watch(lambda: ticks.now))
+    monkeypatch.setattr(reconciling, "monotonic", lambda: ticks.now)
     return ticks
 
 

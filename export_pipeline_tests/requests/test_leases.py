@@ -114,6 +114,30 @@ def test_what_nobody_looked_at_is_not_found_dead_at_the_first_look() -> None:
     assert looks(Watch(clock := Clock()), clock, "a", "a", "b", every=3600) == [False, False, False]
 
 
+def test_what_one_process_has_seen_the_next_one_knows() -> None:
+    """Dagster replaces the process of a sensor every minute, on a busy machine after two looks."""
+    clock, memory = Clock(), None
+    found = []
+    for mark in ("a", "a", "a", "b"):
+        watch = Watch(clock, memory)
+        found.append(watch.silent({"batch": mark}))
+        memory = watch.memory
+        clock.now += 30
+    assert found == [set(), set(), {"batch"}, set()]
+
+
+@pytest.mark.parametrize("memory", ["", "null", "[]", "[1, 2]", '{"a": 1}', '[1, {"batch": "a"}]', "not JSON"])
+def test_a_memory_that_says_nothing_is_none(memory: str) -> None:
+    assert looks(Watch(clock := Clock(), memory), clock, "a", "a", "a") == [False, False, True]
+
+
+def test_after_a_restart_the_clock_begins_anew_and_nobody_is_dead_for_that() -> None:
+    watch = Watch(clock := Clock())
+    assert looks(watch, clock, "a", "a") == [False, False]
+    clock.now = 5.0
+    assert looks(Watch(clock, watch.memory), clock, "a") == [False]
+
+
 def test_a_worker_that_is_gone_is_forgotten() -> None:
     watch = Watch(clock := Clock())
     looks(watch, clock, "a", "a")
