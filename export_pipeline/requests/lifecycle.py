@@ -21,7 +21,7 @@ from export_pipeline.requests.rows import (
     requests_in,
     table,
 )
-from export_pipeline.requests.schema import export_requests, kept_secrets, request_events
+from export_pipeline.requests.schema import export_requests, kept_secrets, notifications, request_events
 from export_pipeline.requests.secrets import forget_secrets
 
 DUE_AFTER = timedelta(days=30)
@@ -120,11 +120,12 @@ class Lifecycle(RequestReader):
     def rewrite_selection(
         self, request_id: str, rewrite: Callable[[Mapping[str, Any]], Mapping[str, Any]], actor: str
     ) -> None:
-        """Take people out of a finished request's selection; see ``forgetting``."""
+        """Take people out of a finished request's selection, and forget whom it was to tell; see ``forgetting``."""
         with self._writing() as connection:
             request = _the_one(connection, request_id)
             change(connection, [request_id], selection=dict(rewrite(request.selection)), fingerprint=None)
             forget_secrets(connection, [request_id])
+            _forget_addresses(connection, request_id)
             record(connection, [request_id], "forgotten", actor)
 
     def forget_stale_secrets(self, before: datetime) -> int:
@@ -152,6 +153,11 @@ def _the_one(connection: Connection, request_id: str) -> Request:
     if not found:
         raise UnknownRequestError("no request has this Export ID; 'export-pipeline status' lists the latest ones")
     return found[0]
+
+
+def _forget_addresses(connection: Connection, request_id: str) -> None:
+    # Those without an address are not sent any more; see notifications.outbox.
+    connection.execute(update(notifications).where(notifications.c.request_id == request_id).values(address=None))
 
 
 def _refuse_forgotten(connection: Connection, request: Request) -> None:

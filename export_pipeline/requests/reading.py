@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 
 from export_pipeline.errors import UnknownRequestError
-from export_pipeline.requests.models import LIVE, Request
+from export_pipeline.requests.models import LIVE, Request, Status
 from export_pipeline.requests.rows import Rows, may_be_id, now, table
 from export_pipeline.requests.schema import request_events
 
@@ -22,9 +22,10 @@ class RequestReader(Rows):
             raise UnknownRequestError("no request has this Export ID; 'export-pipeline status' lists the latest ones")
         return found[0]
 
-    def pending(self, limit: int) -> list[Request]:
-        """Return up to ``limit`` pending requests whose time has come, the most urgent first."""
+    def pending(self, limit: int, kind: str = "user_export") -> list[Request]:
+        """Return up to ``limit`` pending requests of a kind whose time has come, the most urgent first."""
         return self._select(
+            table.kind == kind,
             table.status == "pending",
             _time_has_come(now()),
             order=(table.priority.desc(), table.due_at, table.id),
@@ -34,6 +35,27 @@ class RequestReader(Rows):
     def latest(self, limit: int = 20) -> list[Request]:
         """Return the newest requests first."""
         return self._select(order=(table.id.desc(),), limit=limit)
+
+    def page(
+        self,
+        *,
+        kind: str,
+        limit: int,
+        app_id: str | None = None,
+        status: Status | None = None,
+        since: datetime | None = None,
+        before: str | None = None,
+    ) -> list[Request]:
+        """Return requests of one kind, the newest first: those older than the request ``before``.
+
+        Only those of an app, in a state, or made at ``since`` or later, where these are given.
+        """
+        where = [table.kind == kind]
+        where += [] if app_id is None else [table.app_id == app_id]
+        where += [] if status is None else [table.status == status]
+        where += [] if since is None else [table.requested_at >= since]
+        where += [] if before is None else [table.id < before]
+        return self._select(*where, order=(table.id.desc(),), limit=limit)
 
     def of_batch(self, batch_id: str) -> list[Request]:
         """Return the requests of a batch, whatever their state, in the order of their ids."""

@@ -26,7 +26,7 @@ PASSING = frozenset(
 """The codes of faults that may be gone in a while."""
 
 _OF_THE_SURROUNDINGS = frozenset(
-    {"interrupted", "mongo_unreachable", "requests_database", "source_under_pressure", "storage"}
+    {"interrupted", "mongo_unreachable", "not_authorized", "requests_database", "source_under_pressure", "storage"}
 )
 _OF_ANYONE_IN_THE_BATCH = frozenset({RUN_LOST, "snapshot_too_old"})
 

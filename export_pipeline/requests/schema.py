@@ -188,12 +188,14 @@ backup_schedules = Table(
     Column("cron", String(100), nullable=False),
     Column("time_zone", String(64), nullable=False),
     Column("options", JSON, nullable=False),
+    Column("storage", Text),  # the root that its backups go to; empty: the installation's
     Column("retention", JSON, nullable=False),
     Column("full_every", Integer, nullable=False),  # 1: each backup is a full one
     Column("enabled", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("created_by", String(200), nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", String(200), nullable=False),
     Column("served_until", UtcDateTime, nullable=False),  # the ticks up to then have had their backup
     Index("backup_schedules_by_app", "app_id"),
 )
@@ -203,11 +205,14 @@ erasures = Table(
     metadata,
     Column("id", String(36), primary_key=True),
     Column("app_id", String(64), nullable=False),
-    Column("selection_sha256", String(64), nullable=False),
+    Column("selection_sha256", String(64), nullable=False),  # keyed: nobody finds a uid by trying all
     Column("status", String(20), nullable=False),
     Column("requested_by", String(200), nullable=False),
     Column("requested_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
+    Column("counted", JSON, nullable=False),  # documents by collection: of the dry run, then when it was confirmed
+    Column("sealed_people", Text),  # from its confirmation to its end
+    Column("history", JSON, nullable=False),
     Column("receipt", JSON),
 )
 
@@ -218,5 +223,6 @@ erased_users = Table(
     Column("app_id", String(64), primary_key=True),
     Column("uid_hash", String(64), primary_key=True),
     Column("erasure_id", String(36), ForeignKey("erasures.id"), nullable=False),
-    Column("erased_at", UtcDateTime, nullable=False),
+    Column("key_check", String(64), nullable=False),  # tells under which key the hashes were made
+    Column("erased_at", UtcDateTime),  # empty while the erasure is under way
 )

@@ -104,12 +104,14 @@ def _backups() -> None:
         sa.Column("cron", sa.String(100), nullable=False),
         sa.Column("time_zone", sa.String(64), nullable=False),
         sa.Column("options", sa.JSON, nullable=False),
+        sa.Column("storage", sa.Text),
         sa.Column("retention", sa.JSON, nullable=False),
         sa.Column("full_every", sa.Integer, nullable=False),
         sa.Column("enabled", sa.Boolean, nullable=False),
         _moment("created_at"),
         sa.Column("created_by", sa.String(200), nullable=False),
         _moment("updated_at"),
+        sa.Column("updated_by", sa.String(200), nullable=False),
         _moment("served_until"),
     )
     op.create_index("backup_schedules_by_app", "backup_schedules", ["app_id"])
@@ -122,6 +124,9 @@ def _backups() -> None:
         sa.Column("requested_by", sa.String(200), nullable=False),
         _moment("requested_at"),
         _moment("finished_at", nullable=True),
+        sa.Column("counted", sa.JSON, nullable=False),
+        sa.Column("sealed_people", sa.Text),
+        sa.Column("history", sa.JSON, nullable=False),
         sa.Column("receipt", sa.JSON),
     )
     op.create_table(
@@ -129,7 +134,8 @@ def _backups() -> None:
         sa.Column("app_id", sa.String(64), primary_key=True),
         sa.Column("uid_hash", sa.String(64), primary_key=True),
         sa.Column("erasure_id", sa.String(36), sa.ForeignKey("erasures.id"), nullable=False),
-        _moment("erased_at"),
+        sa.Column("key_check", sa.String(64), nullable=False),
+        _moment("erased_at", nullable=True),
     )
 
 
