@@ -7,10 +7,10 @@ import re
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from export_pipeline.errors import BadInputError
 
@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(
         None,
         min_length=32,
-        description="Seals passphrases while they wait for their export: 32 characters or more, the same everywhere.",
+        description="Signs the HTTP API's links and cursors, and seals passphrases while they wait for their export: "
+        "32 characters or more, the same everywhere.",
     )
     batch_size: int = Field(500, ge=1, le=10_000, description="The most requests that one run serves.")
     retention: timedelta = Field(
@@ -119,7 +120,71 @@ class Settings(BaseSettings):
         "again: seconds, or ISO 8601. MongoDB closes a cursor that idles for 10 minutes.",
     )
 
-    @field_validator(*_IN_DAYS, "read_timeout", "max_replication_lag", "max_pause", mode="before")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="Where people reach the HTTP API, such as https://exports.example.org; links begin with it. "
+        "Unset, they are without a host.",
+    )
+    poll_after: timedelta = Field(
+        timedelta(seconds=5),
+        ge=timedelta(0),
+        le=timedelta(hours=1),
+        description="After how long the HTTP API has a caller ask again for an export's state, the first time; each time "
+        "ln 2 s are added: seconds, or ISO 8601.",
+    )
+    max_body_bytes: int = Field(
+        1 << 20, ge=1 << 10, le=1 << 30, description="The most bytes that the HTTP API takes in one request."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Whose pages may call the HTTP API from a browser: origins such as https://admin.example.org, with "
+        "commas between them. None if unset.",
+    )
+    token_rate_limit: int = Field(600, ge=1, description="The most calls of the HTTP API in a minute with one token.")
+    app_rate_limit: int = Field(
+        3000, ge=1, description="The most calls of the HTTP API in a minute for one app, by all tokens."
+    )
+    anonymous_rate_limit: int = Field(
+        60, ge=1, description="The most calls of the HTTP API in a minute without a valid token from one address."
+    )
+    smtp_host: str | None = Field(None, description="The mail server that mail is handed over to; no mail if unset.")
+    smtp_port: int = Field(587, ge=1, le=65_535, description="Its port for submission.")
+    smtp_user: str | None = Field(None, description="Who logs in there; nobody if unset.")
+    smtp_password: SecretStr | None = Field(None, description="The password for that.")
+    smtp_starttls: bool = Field(
+        True,
+        description="Speak TLS with the mail server (STARTTLS) and check its certificate, by SSL_CERT_FILE where that "
+        "is set. Off, no password is sent.",
+    )
+    mail_from: str | None = Field(
+        None, description="Whom mail is from: an address, or a name with one: Exports <exports@example.org>."
+    )
+    mail_templates: Path | None = Field(
+        None,
+        description="A folder with your own subject.txt.jinja, mail.txt.jinja and mail.html.jinja; the packaged ones "
+        "if unset.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, min_length=32, description="Signs webhooks: 32 characters or more, which their receivers have too."
+    )
+    webhook_private: bool = Field(
+        False, description="Let webhooks reach addresses of your own network and this machine, by http too."
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins_have_commas_between_them(cls, value: object) -> object:
+        return [origin.strip().rstrip("/") for origin in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_named(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"https?://[^\s/?#@*]+", origin) for origin in origins):
+            raise ValueError("expected origins such as https://admin.example.org, with commas between them")
+        return origins
+
+    @field_validator(*_IN_DAYS, "poll_after", "read_timeout", "max_replication_lag", "max_pause", mode="before")
     @classmethod
     def _plain_number_has_a_unit(cls, value: object, info: ValidationInfo) -> object:
         unit = timedelta(days=1) if info.field_name in _IN_DAYS else timedelta(seconds=1)
@@ -151,11 +216,13 @@ class Settings(BaseSettings):
             return _without_secrets(self.requests_database)
         if field == "storage":
             return self.storage_root
-        if field == "secret_key" and self.secret_key is not None:
-            return "***"
         value = getattr(self, field)
+        if isinstance(value, SecretStr):
+            return "***"
         if field == "catalog" and value is None:
             return "packaged countly.yaml"
+        if isinstance(value, tuple):
+            return ", ".join(value) or "unset"
         return "unset" if value is None else str(value)
 
     @cached_property
