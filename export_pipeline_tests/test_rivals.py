@@ -29,7 +29,6 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 from pymongo import MongoClient, monitoring
 
-from export_pipeline import exporter as exporter_module
 from export_pipeline.catalog.narrowing import parse_narrowing
 from export_pipeline.cli import main
 from export_pipeline.definitions import build_defs
@@ -41,11 +40,11 @@ from export_pipeline.packages.assemble import CollectionUnreadableError
 from export_pipeline.packages.manifest import Manifest
 from export_pipeline.packages.verify import verify_package
 from export_pipeline.requests.batches import Batch, new_id
-from export_pipeline.requests.leases import Watch
 from export_pipeline.requests.models import LONGEST_UID, NewRequest
 from export_pipeline.settings import Settings
 from export_pipeline.slices.ownership import UIDS_PER_QUERY
 from export_pipeline.slices.slice_file import data_key
+from export_pipeline.steps import packaging
 from export_pipeline.storage import DirectoryStorage
 from export_pipeline_tests.conftest import MakeDatabase
 from export_pipeline_tests.mongo.faults import failing
@@ -139,9 +138,12 @@ def in_one_batch(exporter: Exporter, *wanted: NewRequest) -> list[str]:
 def reconcile_for_a_while(exporter: Exporter, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the reconciler tick for as long as a dead worker goes unnoticed."""
     ticks = itertools.count(step=30)
-    monkeypatch.setattr(reconciling, "_watch", Watch(lambda: next(ticks)))
+    monkeypatch.setattr(reconciling, "monotonic", lambda: next(ticks))
+    cursor = None
     for _ in range(4):
-        request_reconciler(dg.build_sensor_context(instance=instance), exporter=exporter)
+        context = dg.build_sensor_context(instance=instance, cursor=cursor)
+        result: Any = request_reconciler(context, exporter=exporter)
+        cursor = result.cursor
 
 
 def ids_in(file: Path | str | None) -> list[Any]:
@@ -636,14 +638,14 @@ def test_rocketchat_an_export_never_finishes_and_never_says_so(
 def test_rocketchat_a_surprise_while_packaging_ends_the_request_and_spares_its_neighbours(
     app: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assemble: Any = vars(exporter_module)["assemble"]
+    assemble: Any = vars(packaging)["assemble"]
 
     def stumble(storage: Any, catalog: Any, plan: Any, request: Any, *others: Any) -> Any:
         if request.selection["uids"] == ["a"]:
             raise RecursionError("a value of theirs")
         return assemble(storage, catalog, plan, request, *others)
 
-    monkeypatch.setattr(exporter_module, "assemble", stumble)
+    monkeypatch.setattr(packaging, "assemble", stumble)
     ids = in_one_batch(app, NewRequest("x", ["a"]), NewRequest("x", ["b"]))
     first, second = (app.requests.get(request_id) for request_id in ids)
     assert (first.status, first.error_code, second.status) == ("failed", "internal", "completed")

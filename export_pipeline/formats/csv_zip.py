@@ -34,15 +34,11 @@ class _CsvWriter:
         if self._table is None or self._table.collection != collection:
             self._table = self._survey.table(collection)
             self._zip.begin(member_stem(collection) + _EXTENSION)
-            self._write_lines([self._header(self._table)])
-        rows = _Rows(self._table, formulas=self._formulas)
+            self._write_lines([header_line(self._table, formulas=self._formulas)])
+        rows = CsvRows(self._table, formulas=self._formulas)
         for written in self._table.lines(piece, rows.lines):
             self._write_lines(written)
         self._renamed += self._table.renamed(piece)
-
-    def _header(self, table: Table) -> bytes:
-        names = [name.encode() for name in table.header]
-        return b",".join(text_cells(names, formulas=self._formulas))
 
     def _write_lines(self, written: list[bytes]) -> None:
         written.append(b"")
@@ -57,7 +53,7 @@ class _CsvWriter:
     def to_come(self, collection: str, size: int, documents: int) -> int:
         """See ``SplittingWriter.to_come``."""
         table = self._survey.table(collection)
-        header = self._header(table)
+        header = header_line(table, formulas=self._formulas)
         line = 2 * len(collection.encode()) + len(table.header) + 4
         new = len(header) + 2 * len(member_stem(collection)) + 200
         return self._zip.to_come(new + documents * line + size * _MOST_FROM_A_BYTE)
@@ -66,7 +62,12 @@ class _CsvWriter:
         self._zip.close()
 
 
-class _Rows:
+def header_line(table: Table, *, formulas: bool) -> bytes:
+    """Return the first line, without its end."""
+    return b",".join(text_cells([name.encode() for name in table.header], formulas=formulas))
+
+
+class CsvRows:
     """Makes lines of a collection's documents."""
 
     def __init__(self, table: Table, *, formulas: bool) -> None:
@@ -76,6 +77,7 @@ class _Rows:
         (self._tag,) = text_cells([table.collection.encode()], formulas=formulas)
 
     def lines(self, count: int, parts: Iterable[Part]) -> list[bytes]:
+        """See ``columns.Render``."""
         columns: list[list[bytes] | None] = [None] * (self._width - 1)
         for part in parts:
             made = cells(part, f"{self._collection}\0{part.column}", formulas=self._formulas)
@@ -116,11 +118,11 @@ class CsvZip:
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``."""
-        return Counter({collection_of(name, "", _EXTENSION): _count_rows(rows) for name, rows in members(file)})
+        return Counter({collection_of(name, "", _EXTENSION): count_rows(rows) for name, rows in members(file)})
 
 
-def _count_rows(chunks: Iterator[bytes]) -> int:
-    """Return how many rows follow the header: lines end where they do so outside quotes."""
+def count_rows(chunks: Iterator[bytes]) -> int:
+    """Return how many rows follow the header: lines end where they do so outside quotes. Raises IncompleteError."""
     lines, quoted, begin, rest, last = 0, False, b"", b"", b""
     for chunk in chunks:
         data = rest + chunk

@@ -70,9 +70,14 @@ class _TextWriter:
 
 
 class _Json:
-    """What both have in common: by how many processes a large export is encoded."""
+    """What both have in common: all but what stands around the documents."""
 
+    takes = frozenset({"compression", "json_mode", "split_bytes"})
+    compresses_inside = False
+
+    _opening: bytes
     _separator: bytes
+    _closing: bytes
 
     def __init__(self, processes: int = 1) -> None:
         self._processes = processes
@@ -98,22 +103,6 @@ class _Json:
             for piece, end in zip(pieces, ends, strict=True)
         ]
 
-    def _text(self, sink: Sink, options: WriteOptions, opening: bytes, closing: bytes) -> _TextWriter:
-        processes = 1 if options.split_bytes else self._processes  # parts must know what is held back
-        encoder = EncoderPool(processes, options.json_mode, self._separator)
-        return _TextWriter(sink, encoder, opening, self._separator, closing)
-
-
-class JsonArray(_Json):
-    """One array: ``[``, a document per line, ``]``; valid while empty."""
-
-    _separator = b",\n"
-    name = "json"
-    extension = "json"
-    media_type = "application/json"
-    takes = frozenset({"compression", "json_mode", "split_bytes"})
-    compresses_inside = False
-
     def writer(
         self,
         sink: Sink,
@@ -122,7 +111,18 @@ class JsonArray(_Json):
         about: About | None = None,  # noqa: ARG002
     ) -> _TextWriter:
         """See ``Format.writer``."""
-        return self._text(sink, options, b"[\n", b"]\n")
+        processes = 1 if options.split_bytes else self._processes  # parts must know what is held back
+        encoder = EncoderPool(processes, options.json_mode, self._separator)
+        return _TextWriter(sink, encoder, self._opening, self._separator, self._closing)
+
+
+class JsonArray(_Json):
+    """One array: ``[``, a document per line, ``]``; valid while empty."""
+
+    _opening, _separator, _closing = b"[\n", b",\n", b"]\n"
+    name = "json"
+    extension = "json"
+    media_type = "application/json"
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``."""
@@ -150,22 +150,10 @@ class JsonArray(_Json):
 class JsonLines(_Json):
     """One document per line."""
 
-    _separator = b"\n"
+    _opening, _separator, _closing = b"", b"\n", b""
     name = "jsonl"
     extension = "jsonl"
     media_type = "application/x-ndjson"
-    takes = frozenset({"compression", "json_mode", "split_bytes"})
-    compresses_inside = False
-
-    def writer(
-        self,
-        sink: Sink,
-        options: WriteOptions,
-        survey: Survey | None = None,  # noqa: ARG002
-        about: About | None = None,  # noqa: ARG002
-    ) -> _TextWriter:
-        """See ``Format.writer``."""
-        return self._text(sink, options, b"", b"")
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``."""

@@ -9,6 +9,7 @@ from typing import BinaryIO
 from export_pipeline.errors import IncompleteError
 from export_pipeline.formats import bson_archive, html
 from export_pipeline.formats.extended_json_reader import TaggedDocument, decode_document, decode_line
+from export_pipeline.formats.parquet_reading import row_groups
 from export_pipeline.formats.protocol import WriteOptions
 from export_pipeline.mongo.bson_stream import PIECE_BYTES, Piece
 
@@ -49,11 +50,7 @@ def _json(file: BinaryIO) -> Iterator[TaggedDocument]:
 
 
 def _parquet(file: BinaryIO) -> Iterator[TaggedDocument]:
-    from pyarrow import parquet  # imported here: it costs half a second
-
-    table = parquet.ParquetFile(file)
-    for number in range(table.num_row_groups):
-        rows = table.read_row_group(number, columns=["_col", "_doc"], use_threads=False)
+    for rows in row_groups(file, ["_col", "_doc"]):
         for collection, text in zip(rows["_col"], rows["_doc"], strict=True):
             yield TaggedDocument(collection.as_py(), decode_document(text.as_py().encode("utf-8", "surrogatepass")))
 

@@ -23,13 +23,13 @@ from export_pipeline.formats.nested_schema import (
     refuse,
     the_one_collection,
 )
+from export_pipeline.formats.parquet_reading import opened, row_groups
 from export_pipeline.formats.parquet_schema import arrow_type
 from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import parquet
 
 # What it takes for events of 566 bytes and 33 fields, in microseconds of one core a document (Python 3.11): 25 for the
 # survey, 75 to write with ``_doc``, 50 without; the tagged Parquet in the same run 4, 45 and 16. Nearly all of the
@@ -147,8 +147,8 @@ class NestedParquet:
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``. Every column is read, and its checksums with it; all rows are of one collection."""
         found: Counter[str] = Counter()
-        collection = ((_opened(file).metadata.metadata or {}).get(_COLLECTION) or b"").decode()
-        for group in _row_groups(file):
+        collection = ((opened(file).metadata.metadata or {}).get(_COLLECTION) or b"").decode()
+        for group in row_groups(file):
             found[collection] += group.num_rows
         if found and not collection:
             raise IncompleteError("the file is Parquet, but does not say of which collection")
@@ -162,37 +162,11 @@ def documents(file: BinaryIO) -> Iterator[bytes]:
     """
     import pyarrow as pa
 
-    if "_doc" not in _opened(file).schema_arrow.names:
+    if "_doc" not in opened(file).schema_arrow.names:
         raise BadInputError("the file does not hold whole documents: it was written with lossless false")
-    for group in _row_groups(file, ["_doc"]):
+    for group in row_groups(file, ["_doc"]):
         for chunk in group.column("_doc").chunks:
             yield from chunk.cast(pa.binary()).to_pylist()
-
-
-def _opened(file: BinaryIO) -> "parquet.ParquetFile":
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        return parquet.ParquetFile(file, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(error) from None
-
-
-def _row_groups(file: BinaryIO, columns: list[str] | None = None) -> Iterator["pa.Table"]:
-    """Yield a file's row groups one by one: iterating over batches would read far ahead."""
-    import pyarrow as pa
-
-    table = _opened(file)
-    for number in range(table.num_row_groups):
-        try:
-            yield table.read_row_group(number, columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(error) from None
-
-
-def _damaged(error: Exception) -> IncompleteError:
-    return IncompleteError(f"the file is not Parquet to its end ({type(error).__name__})")
 
 
 def _schema(survey: NestedSurvey, *, lossless: bool) -> "pa.Schema":

@@ -14,6 +14,7 @@ from export_pipeline.formats.bson_fields import fields
 from export_pipeline.formats.extended_json import EncodingError
 from export_pipeline.formats.parquet_arrays import repeated
 from export_pipeline.formats.parquet_columns import WINDOW, CollectionColumns
+from export_pipeline.formats.parquet_reading import row_groups
 from export_pipeline.formats.parquet_schema import ParquetSurvey, arrow_schema, is_reserved
 from export_pipeline.formats.protocol import About, Sink, Survey, WriteOptions
 from export_pipeline.mongo.bson_stream import Piece
@@ -174,16 +175,11 @@ class Parquet:
 
     def count(self, file: BinaryIO) -> Counter[str]:
         """See ``Format.count``. Every column is read, not the tag alone: a damaged page must not pass."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
         found: Counter[str] = Counter()
-        try:
-            table = parquet.ParquetFile(file)
-            for number in range(table.num_row_groups):  # one at a time: iterating over batches reads far ahead
-                found.update(_count_tags(table.read_row_group(number, use_threads=False).column("_col")))
-        except (pa.ArrowException, OSError, KeyError) as error:  # the last where there is no tag
-            raise IncompleteError(f"the file is not Parquet to its end ({type(error).__name__})") from None
+        for group in row_groups(file):
+            if "_col" not in group.column_names:
+                raise IncompleteError("the file is Parquet, but its rows have no tag _col")
+            found.update(_count_tags(group.column("_col")))
         return found
 
 

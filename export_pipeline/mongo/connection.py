@@ -5,6 +5,7 @@ The driver's messages may quote filters, and filters hold uids; so they are neve
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from bson.errors import BSONError
@@ -16,6 +17,7 @@ from pymongo.errors import (
     InvalidURI,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
 )
 
 from export_pipeline.errors import (
@@ -31,7 +33,10 @@ Document = dict[str, Any]
 FIND_SERVER_MS = 8_000
 """How long to look for a server: an operator must hear within 10 s that there is none."""
 
-_AUTHENTICATION_FAILED = {18, 8000}
+AUTHENTICATION_FAILED = 18
+
+_ATLAS_REFUSED = 8000
+_LOGIN_REFUSALS = ("'AuthenticationFailed'", "'AtlasError'")
 _NOT_A_REPLICA_SET = 123
 _CURSOR_NOT_FOUND = 43
 _SNAPSHOT_TOO_OLD = 239
@@ -43,6 +48,25 @@ class SnapshotTooOldError(PointInTimeError):
     """The server no longer has the history of the chosen moment."""
 
     code = "snapshot_too_old"
+
+
+class NotAuthorizedError(ReadFailedError):
+    """The server does not let us in, or not do this; lasting, until somebody grants the right that is named."""
+
+    code = "not_authorized"
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """What a command needs to be allowed: an action on a collection, or on a database. The role ``read`` has all."""
+
+    action: str
+    database: str
+    collection: str | None = None
+
+    def __str__(self) -> str:
+        on = f"the database {self.database}" if self.collection is None else f"{self.database}.{self.collection}"
+        return f"the right '{self.action}' on {on} (the role 'read' on the database {self.database} has it)"
 
 
 def connect(uri: str) -> "MongoClient[Document]":
@@ -69,15 +93,18 @@ def connect(uri: str) -> "MongoClient[Document]":
 
 
 @contextmanager
-def driver_errors(what: str) -> Iterator[None]:
-    """Raise the driver's errors as ours; ``what`` names what was being read, for instance a collection."""
+def driver_errors(what: str, right: Right | None = None) -> Iterator[None]:
+    """Raise the driver's errors as ours; ``what`` names what was being read, for instance a collection.
+
+    ``right`` is what the server may refuse; None where all users may do it who may log in.
+    """
     try:
         yield
     except (PyMongoError, BSONError) as error:  # the latter, for instance, for a query that is too large to be sent
-        raise translate(error, what) from None
+        raise translate(error, what, right) from None
 
 
-def translate(error: PyMongoError | BSONError, what: str) -> ExportPipelineError:
+def translate(error: PyMongoError | BSONError, what: str, right: Right | None = None) -> ExportPipelineError:
     """Return our error for the driver's, without the driver's words."""
     if isinstance(error, ExecutionTimeout):
         return ReadFailedError(
@@ -85,7 +112,10 @@ def translate(error: PyMongoError | BSONError, what: str) -> ExportPipelineError
             "an index on the user key shortens it, or raise the setting"
         )
     if isinstance(error, OperationFailure):
-        return _translate_refusal(error, what)
+        return _translate_refusal(error, what, right)
+    if isinstance(error, ServerSelectionTimeoutError) and any(name in str(error) for name in _LOGIN_REFUSALS):
+        # A server that has just refused a login counts as gone until the driver looks again; the text alone tells.
+        return _login_refused(what)
     if isinstance(error, ConnectionFailure | ConfigurationError):  # the latter: a name that DNS does not know
         return MongoUnreachableError(
             f"{what}: MongoDB cannot be reached ({type(error).__name__}); "
@@ -94,12 +124,18 @@ def translate(error: PyMongoError | BSONError, what: str) -> ExportPipelineError
     return ReadFailedError(f"{what}: the read failed ({type(error).__name__})")
 
 
-def _translate_refusal(error: OperationFailure, what: str) -> ExportPipelineError:
+def _login_refused(what: str) -> NotAuthorizedError:
+    return NotAuthorizedError(f"{what}: MongoDB refused the user name or password; see EXPORT_PIPELINE_MONGO_URI")
+
+
+def _translate_refusal(error: OperationFailure, what: str, right: Right | None) -> ExportPipelineError:
     name = (error.details or {}).get("codeName", f"code {error.code}")
-    if error.code in _AUTHENTICATION_FAILED:
-        return ReadFailedError(f"{what}: MongoDB refused the user name or password; see EXPORT_PIPELINE_MONGO_URI")
-    if error.code == _UNAUTHORIZED:
-        return ReadFailedError(f"{what}: not authorized; grant the role 'read' on its database")
+    if error.code == AUTHENTICATION_FAILED:
+        return _login_refused(what)
+    if error.code in (_UNAUTHORIZED, _ATLAS_REFUSED):
+        refused = "not authorized" if error.code == _UNAUTHORIZED else "MongoDB Atlas refused the login or the right"
+        needed = right or "the role 'read' on each database that is read"
+        return NotAuthorizedError(f"{what}: {refused}; the user of EXPORT_PIPELINE_MONGO_URI needs {needed}")
     if error.code == _NOT_A_REPLICA_SET:
         return PointInTimeError(f"{what}: a standalone server cannot read at one point in time")
     if error.code == _CURSOR_NOT_FOUND:

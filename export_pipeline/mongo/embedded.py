@@ -5,6 +5,7 @@ its own, and is gone, folder included, when its owner ends.
 """
 
 import importlib.util
+import secrets
 import socket
 import tempfile
 import time
@@ -47,11 +48,14 @@ def find_server() -> Path:
 
 
 @contextmanager
-def embedded_mongo(*, replica_set: bool = True, parameters: dict[str, str] | None = None) -> Iterator[str]:
+def embedded_mongo(
+    *, replica_set: bool = True, parameters: dict[str, str] | None = None, logins: bool = False
+) -> Iterator[str]:
     """Run a server while the block runs; yields its connection string.
 
     ``replica_set=False`` gives a standalone server, which cannot read at one point in time; ``parameters`` are
-    MongoDB's server parameters (``--setParameter``).
+    MongoDB's server parameters (``--setParameter``). With ``logins`` the server asks who comes; the connection string
+    names nobody, who may make the first user and nothing more.
     """
     server = find_server()
     folder = Path(tempfile.mkdtemp(prefix="export_pipeline_mongo_"))
@@ -64,6 +68,11 @@ def embedded_mongo(*, replica_set: bool = True, parameters: dict[str, str] | Non
         *(("--replSet", "rs0") if replica_set else ()),
         *(word for item in (parameters or {}).items() for word in ("--setParameter", "=".join(item))),
     ]
+    if logins:  # members of a replica set know each other by a key
+        key = folder / "key"
+        key.write_text(secrets.token_hex(32))
+        key.chmod(0o600)
+        command += ["--keyFile", str(key)]
     log = folder / "mongod.log"
     log.touch()
     # Open from the start: where the server cannot start, the folder is gone before its last words are read.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from threading import BoundedSemaphore, Lock
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from pymongo import MongoClient
@@ -20,11 +20,11 @@ from pymongo.errors import ConnectionFailure, OperationFailure, ServerSelectionT
 from pymongo.server_description import ServerDescription
 
 from export_pipeline.errors import ExportPipelineError
+from export_pipeline.mongo.connection import AUTHENTICATION_FAILED, Document
 from export_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Document = dict[str, Any]
 Answer = TypeVar("Answer")
 
 LOOK_EVERY = 2.0
@@ -104,7 +104,10 @@ class SourceHealth:
         self._unwatched: set[str] = set()
 
     def look(self, client: "MongoClient[Document]") -> Measured:
-        """Return what was measured last, at most LOOK_EVERY ago. Raises ServerSelectionTimeoutError."""
+        """Return what was measured last, at most LOOK_EVERY ago.
+
+        Raises ServerSelectionTimeoutError, and OperationFailure for a login that is refused.
+        """
         with self._lock:
             if time.monotonic() >= self._good_until:
                 used, dirty = self._cache(client)
@@ -142,6 +145,8 @@ class SourceHealth:
         except ServerSelectionTimeoutError:
             raise
         except OperationFailure as error:
+            if error.code == AUTHENTICATION_FAILED:
+                raise  # the driver takes a server that refused a login for one that is not there, from now on
             if error.code in _REFUSALS:
                 name = (error.details or {}).get("codeName", f"code {error.code}")
                 self._leave_unwatched(what, f"the server refuses to tell ({name}); the role 'clusterMonitor' allows it")
@@ -205,7 +210,7 @@ class Pace:
         """Return at once, or when the source is no longer under pressure.
 
         Raises SourceUnderPressureError once all pauses of this work together are longer than EXPORT_PIPELINE_MAX_PAUSE,
-        and what the driver raises where there is no server.
+        and what the driver raises where there is no server, or the server does not let us in.
         """
         nap, paused = FIRST_NAP, 0.0
         while (reason := self._reason()) is not None:

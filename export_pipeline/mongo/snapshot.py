@@ -18,7 +18,7 @@ from pymongo.collation import Collation
 
 from export_pipeline.errors import PointInTimeError, ReadFailedError
 from export_pipeline.mongo.bson_stream import ANYTHING
-from export_pipeline.mongo.connection import Document, SnapshotTooOldError, driver_errors
+from export_pipeline.mongo.connection import Document, Right, SnapshotTooOldError, driver_errors
 from export_pipeline.mongo.pressure import Pace
 
 BYTE_FOR_BYTE = Collation(locale="simple")
@@ -50,6 +50,11 @@ class CollectionId:
     database: str
     name: str
     uuid: UUID | None
+
+    @property
+    def read_right(self) -> Right:
+        """What it takes to read it."""
+        return Right("find", self.database, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +179,7 @@ class SnapshotReader:
 
     @contextmanager
     def _reading(self, source: CollectionId) -> Iterator[ClientSession | None]:
-        with driver_errors(source.name):
+        with driver_errors(source.name, source.read_right):
             if self._at is None:
                 yield None
             else:
@@ -212,7 +217,7 @@ def _existing(
     found = {}
     for database in {database for database, _ in wanted}:
         names = [name for of, name in wanted if of == database]
-        with driver_errors(f"the list of collections of {database}"):
+        with driver_errors(f"the list of collections of {database}", Right("listCollections", database)):
             for item in client[database].list_collections(filter={"name": {"$in": names}}, maxTimeMS=_BRIEFLY_MS):
                 uuid = item["info"].get("uuid")
                 found[database, item["name"]] = CollectionId(
@@ -234,7 +239,7 @@ def _current_time(
     unreadable = None
     for source in existing.values():
         try:
-            with driver_errors(source.name), client.start_session(snapshot=True) as session:
+            with driver_errors(source.name, source.read_right), client.start_session(snapshot=True) as session:
                 collection = client[source.database].get_collection(source.name, ANYTHING)
                 collection.find_one({}, {"_id": 1}, session=session, max_time_ms=_BRIEFLY_MS)
                 return _pinned(session)

@@ -15,6 +15,7 @@ from export_pipeline.catalog.narrowing import is_dated
 from export_pipeline.errors import IncompleteError, ReadFailedError
 from export_pipeline.formats.protocol import About, CollectionAbout, Survey
 from export_pipeline.formats.registry import find_format, write_options
+from export_pipeline.mongo.connection import NotAuthorizedError
 from export_pipeline.packages.layers import lock_of
 from export_pipeline.packages.manifest import (
     FORMAT_VERSION,
@@ -65,7 +66,8 @@ def assemble(
 ) -> Iterator[Assembled]:
     """Write and verify the package of ``request``; leaving the block without publishing it leaves nothing behind.
 
-    Raises CollectionUnreadableError, or IncompleteError where what was written is not what the server counted.
+    Raises CollectionUnreadableError, NotAuthorizedError where a right is missing, or IncompleteError where what was
+    written is not what the server counted.
     """
     entries = [catalog.entry(collection.name) for collection in plan.collections]
     slices = [_needed_slice(slices_in, entry) for entry in entries]
@@ -136,7 +138,8 @@ def _needed_slice(slices_in: BatchSlices, entry: Entry) -> SliceIndex:
     if index is None:
         raise CollectionUnreadableError(f"{entry.name}: its slice is missing; retry the request")
     if index.failure is not None:
-        raise CollectionUnreadableError(f"{entry.name}: {index.failure.message}")
+        refused = index.failure.code == NotAuthorizedError.code
+        raise (NotAuthorizedError if refused else CollectionUnreadableError)(f"{entry.name}: {index.failure.message}")
     return index
 
 

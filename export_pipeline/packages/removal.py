@@ -16,6 +16,7 @@ from export_pipeline.requests.batches import made_at
 from export_pipeline.requests.forgetting import names, without_people, without_person
 from export_pipeline.requests.models import Request
 from export_pipeline.requests.store import RequestStore
+from export_pipeline.slices.stored import SLICES, batch_folder
 from export_pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,12 @@ class Swept:
     files: int
     secrets: int
     problems: int
+
+
+def discard_slices(requests: RequestStore, storage: Storage, batch_id: str) -> None:
+    """Remove a batch's slices and plan, and forget their key."""
+    storage.delete(batch_folder(batch_id))
+    requests.secrets.forget([batch_id])
 
 
 def expire(requests: RequestStore, storage: Storage, request: Request) -> bool:
@@ -72,7 +79,7 @@ def sweep(requests: RequestStore, storage: Storage, now: datetime | None = None)
             return False
         return True
 
-    slices = [f"slices/{batch_id}" for batch_id in stale_batches(storage.folders("slices"), requests, now)]
+    slices = [batch_folder(batch_id) for batch_id in stale_batches(storage.folders(SLICES), requests, now)]
     packages = [package_folder(request) for request in _without_package(requests, storage, now)]
     removed = [key for key in (*slices, *packages) if tried(key, lambda key=key: storage.delete(key))]  # type: ignore[misc]
     files: list[str] = []
@@ -146,8 +153,7 @@ def _forget_one(requests: RequestStore, storage: Storage, request: Request, uid:
             request = requests.get(request.id)  # it has just finished
     storage.delete(package_folder(request))
     if request.batch_id is not None and request.batch_id not in requests.live_batches():
-        storage.delete(f"slices/{request.batch_id}")
-        requests.secrets.forget([request.batch_id])
+        discard_slices(requests, storage, request.batch_id)
     if requests.get(request.id).status == "completed":
         requests.expire(request.id, actor)
     # One that names the person by another uid is about nobody else either.

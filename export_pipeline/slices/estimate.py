@@ -6,7 +6,7 @@ from pymongo import MongoClient
 
 from export_pipeline.catalog.model import Entry, LoadedCatalog
 from export_pipeline.errors import ExportPipelineError
-from export_pipeline.mongo.connection import Document, driver_errors
+from export_pipeline.mongo.connection import Document, Right, driver_errors
 from export_pipeline.mongo.snapshot import BYTE_FOR_BYTE, CollectionId
 from export_pipeline.settings import Settings
 from export_pipeline.slices.plan import BatchPlan
@@ -85,7 +85,7 @@ def _average_size(client: MongoClient[Document], source: CollectionId, limit_ms:
     """Return the average bytes of a document, from the server's own statistics; 0 for a view, which has none."""
     if source.uuid is None:
         return 0
-    with driver_errors(source.name):
+    with driver_errors(source.name, Right("collStats", source.database, source.name)):
         pipeline: list[Document] = [{"$collStats": {"storageStats": {}}}]
         stats = client[source.database][source.name].aggregate(pipeline, maxTimeMS=limit_ms)
         return int(sum(shard["storageStats"].get("avgObjSize", 0) for shard in stats))
@@ -95,7 +95,7 @@ def _scans(client: MongoClient[Document], source: CollectionId, selector: Docume
     """Tell whether the server would read the whole collection for this query, from its own plan."""
     # Read as the slice is: an index of the collection's own collation serves no query that compares byte for byte.
     query = {"find": source.name, "filter": selector, "collation": BYTE_FOR_BYTE.document}
-    with driver_errors(source.name):
+    with driver_errors(source.name, source.read_right):
         explained = client[source.database].command("explain", query, verbosity="queryPlanner", maxTimeMS=limit_ms)
     return "COLLSCAN" in set(_stages(explained.get("queryPlanner", explained)))
 
@@ -103,7 +103,7 @@ def _scans(client: MongoClient[Document], source: CollectionId, selector: Docume
 def _advice(client: MongoClient[Document], source: CollectionId, entry: Entry) -> str:
     if entry.hook is not None:
         return "every document is read; create an index on the fields that the hook selects by"
-    with driver_errors(source.name):
+    with driver_errors(source.name, Right("listCollections", source.database)):
         has_collation = "collation" in client[source.database][source.name].options()
     # There it may have an index of these keys, and so of their usual name, that follows its own collation.
     options = ', {"name": "exports", "collation": {"locale": "simple"}}' if has_collation else ""

@@ -21,7 +21,7 @@ from export_pipeline.mongo.snapshot import ClusterTime, CollectionId, SnapshotRe
 from export_pipeline.settings import Settings
 from export_pipeline.slices.identity import People, Person
 from export_pipeline.slices.queries import SliceQueries
-from export_pipeline.slices.stored import Stored, store_json
+from export_pipeline.slices.stored import Stored, batch_folder, store_json
 from export_pipeline.storage import Storage
 
 
@@ -193,7 +193,7 @@ def _plan_collection(
 
 def plan_key(batch_id: str) -> str:
     """Return where a batch's plan is stored."""
-    return f"slices/{batch_id}/plan.json"
+    return f"{batch_folder(batch_id)}/plan.json"
 
 
 def store_plan(storage: Storage, plan: BatchPlan) -> None:

@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 from export_pipeline.errors import IncompleteError
 from export_pipeline.mongo.bson_stream import Piece, pieces
 from export_pipeline.slices.plan import Failure
-from export_pipeline.slices.stored import Stored, store_json
+from export_pipeline.slices.stored import Stored, batch_folder, store_json
 from export_pipeline.storage import PendingFile, Storage
 
 Outcome = Literal["exported", "empty", "absent", "failed", "not_asked"]
@@ -97,12 +97,12 @@ class SliceWriter:
 
 def data_key(batch_id: str, name: str) -> str:
     """Return where a slice's documents are stored."""
-    return f"slices/{batch_id}/{name}.bson"
+    return f"{batch_folder(batch_id)}/{name}.bson"
 
 
 def index_key(batch_id: str, name: str) -> str:
     """Return where a slice's index is stored."""
-    return f"slices/{batch_id}/{name}.json"
+    return f"{batch_folder(batch_id)}/{name}.json"
 
 
 def store_index(storage: Storage, batch_id: str, index: SliceIndex) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.instance.config import PoolGranularity
 from dagster_k8s.job import construct_dagster_k8s_job
 from dagster_k8s.launcher import K8sRunLauncher
 
@@ -80,6 +81,7 @@ def instance_settings(values: Values) -> dict[str, Any]:
             "class": coordinator["type"],
             "config": snake_keys(coordinator["config"]["queuedRunCoordinator"]),
         },
+        "concurrency": {part: snake_keys(values["concurrency"][part]) for part in ("runs", "pools")},
         "telemetry": values["telemetry"],
         **values["additionalInstanceConfig"],
     }
@@ -119,6 +121,8 @@ def test_a_run_becomes_the_job_that_the_values_ask_for(
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
         assert queue.max_concurrent_runs == 8
+        pools = instance.get_concurrency_config().pool_config
+        assert (pools.pool_granularity, pools.default_pool_limit) == (PoolGranularity.RUN, 4)
         assert instance.run_monitoring_enabled
         assert instance.run_retries_max_retries == 1
     pod = job["spec"]["template"]["spec"]
@@ -143,6 +147,7 @@ def test_the_code_location_is_ours_and_has_the_secrets(values: Values) -> None:
         ("runLauncher.config.k8sRunLauncher", "resorces"),
         ("runLauncher.config.k8sRunLauncher.runK8sConfig", "podSpec"),
         ("dagsterDaemon.runCoordinator.config.queuedRunCoordinator", "maxRuns"),
+        ("concurrency.pools", "limit"),
         ("additionalInstanceConfig.run_monitoring", "timeout"),
     ],
 )

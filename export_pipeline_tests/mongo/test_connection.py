@@ -19,7 +19,7 @@ from pymongo.errors import (
 )
 
 from export_pipeline.errors import BadInputError, MongoUnreachableError, ReadFailedError
-from export_pipeline.mongo.connection import connect, translate
+from export_pipeline.mongo.connection import NotAuthorizedError, Right, connect, translate
 from export_pipeline.mongo.embedded import free_port
 from export_pipeline.mongo.snapshot import CollectionId, SnapshotReader, choose_moment
 from export_pipeline_tests.conftest import MakeDatabase
@@ -77,7 +77,7 @@ def test_a_uri_that_is_none_is_refused_without_repeating_it(uri: str) -> None:
 def test_a_refused_login_is_said_without_the_password(mongo_uri: str) -> None:
     with (
         connect(mongo_uri.replace("//", f"//somebody:{PASSWORD}@")) as client,
-        pytest.raises(ReadFailedError, match="refused the user name or password") as raised,
+        pytest.raises(NotAuthorizedError, match="refused the user name or password") as raised,
     ):
         choose_moment(client, [("d", "c")])
     assert PASSWORD not in str(raised.value)
@@ -92,7 +92,10 @@ def test_a_missing_right_names_the_collection_and_the_role(
     unauthorized = 13
     with failing(mongo_client, "find", "aggregate", errorCode=unauthorized, namespace=f"{database}.c"):
         for read in (reader.raw_batches(source, {}), reader.count_by_value(source, "uid", {})):
-            with pytest.raises(ReadFailedError, match=r"^c: not authorized; grant the role 'read'"):
+            with pytest.raises(
+                NotAuthorizedError,
+                match=rf"^c: not authorized; .* needs the right 'find' on {database}\.c \(the role 'read'",
+            ):
                 list(read)
 
 
@@ -105,7 +108,7 @@ def test_a_missing_right_names_the_collection_and_the_role(
         DocumentTooLarge(SECRET),
         ExecutionTimeout(SECRET, 50, {"errmsg": SECRET}),
         CursorNotFound(SECRET, 43, {"errmsg": SECRET, "codeName": "CursorNotFound"}),
-        *(OperationFailure(SECRET, code, {"errmsg": SECRET}) for code in (8, 13, 18, 123, 239, 246)),
+        *(OperationFailure(SECRET, code, {"errmsg": SECRET}) for code in (8, 13, 18, 123, 239, 246, 8000)),
     ],
     ids=lambda error: f"{type(error).__name__} {getattr(error, 'code', '')}",
 )
@@ -115,13 +118,25 @@ def test_no_error_of_the_driver_is_passed_on_in_its_own_words(error: PyMongoErro
     assert SECRET not in str(ours)
 
 
+def test_what_atlas_refuses_may_be_the_login_or_the_right() -> None:
+    """Its shared servers have one code for both."""
+    ours = translate(OperationFailure(SECRET, 8000, {"codeName": "AtlasError"}), "c", Right("find", "d", "c"))
+    assert isinstance(ours, NotAuthorizedError)
+    assert str(ours).startswith(
+        "c: MongoDB Atlas refused the login or the right; the user of EXPORT_PIPELINE_MONGO_URI"
+    )
+
+
 def test_a_list_of_collections_that_is_refused_is_an_error_and_not_an_empty_list(
     client: Client, mongo_client: Client
 ) -> None:
     unauthorized = 13
     with (
         failing(mongo_client, "listCollections", errorCode=unauthorized),
-        pytest.raises(ReadFailedError, match="the list of collections of d: not authorized"),
+        pytest.raises(
+            NotAuthorizedError,
+            match=r"^the list of collections of d: not authorized; .* the right 'listCollections' on the database d \(",
+        ),
     ):
         choose_moment(client, [("d", "c")])
 

@@ -227,6 +227,13 @@ def test_there_is_an_asset_per_catalogue_entry_in_its_plugins_group() -> None:
     assert len(graph.get(dg.AssetKey("packages")).parent_keys) == len(load_catalog().entries) + 1
 
 
+def test_every_slice_is_read_in_the_pool_that_caps_concurrent_reads() -> None:
+    graph = build_defs().resolve_asset_graph()
+    slices = [key for key in graph.get_all_asset_keys() if key.path[0] == "slices"]
+    assert len(slices) == len(load_catalog().entries)
+    assert {key: graph.get(key).pools for key in slices} == {key: {"mongodb"} for key in slices}
+
+
 def test_definitions_are_loadable() -> None:
     dg.Definitions.validate_loadable(build_defs())
 

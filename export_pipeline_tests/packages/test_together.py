@@ -112,7 +112,7 @@ def test_one_that_was_cancelled_meanwhile_leaves_nothing(crowd: Exporter, monkey
         crowd.cancel(ids[1], "me")
         return publish(packages)
 
-    monkeypatch.setattr("export_pipeline.exporter.publish_all", cancel_in_between)
+    monkeypatch.setattr("export_pipeline.steps.packaging.publish_all", cancel_in_between)
     assert [outcome.request_id for outcome in crowd.package(plan)] == [ids[0], ids[2]]
     assert crowd.requests.get(ids[1]).status == "cancelled"
     assert not Path(crowd.settings.storage_root, "exports", "x", ids[1]).exists()

@@ -30,6 +30,10 @@ def test_a_server_that_is_away_lets_the_whole_batch_travel_together_again() -> N
     assert failed("mongo_unreachable", size=500) == Standing("pending", 1, None, FIRST_DELAY)
 
 
+def test_a_missing_right_fails_all_at_once_and_a_retry_by_hand_takes_them_together() -> None:
+    assert failed("not_authorized", size=500) == Standing("failed", 0, None, timedelta(0))
+
+
 def test_a_request_that_could_not_be_read_travels_alone() -> None:
     assert failed("read_failed", size=500).company == 1
 

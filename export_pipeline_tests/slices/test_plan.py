@@ -92,7 +92,7 @@ def test_a_collection_that_cannot_be_counted_is_planned_with_its_failure(
     assert collection(plan, "events").expected == {"r1": 1}
     failure = collection(plan, "secret").failure
     assert failure is not None
-    assert failure.code == "read_failed"
+    assert failure.code == "not_authorized"
     assert failure.message.startswith("secret_app: not authorized")
 
 

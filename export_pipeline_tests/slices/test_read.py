@@ -306,7 +306,7 @@ def test_a_collection_that_cannot_be_read_fails_with_its_reason_and_alone(
         failed, neighbour = reading(secret), reading(EVENTS)
     assert (failed.outcome, failed.documents, failed.owned) == ("failed", 0, {})
     assert failed.failure is not None
-    assert failed.failure.code == "read_failed"
+    assert failed.failure.code == "not_authorized"
     assert failed.failure.message.startswith("secret_app: not authorized")
     assert "secret-uid" not in failed.model_dump_json()
     assert not storage.exists(data_key(BATCH, "secret"))

@@ -9,7 +9,7 @@ from pymongo import MongoClient
 
 from export_pipeline.catalog.drift.sampling import Source
 from export_pipeline.catalog.model import APP_ID, Entry, LoadedCatalog
-from export_pipeline.mongo.connection import Document, driver_errors
+from export_pipeline.mongo.connection import Document, Right, driver_errors
 from export_pipeline.settings import Settings
 
 NOBODYS_DATA = frozenset({"apps", "auth_tokens", "long_tasks", "members", "systemlogs"})
@@ -67,7 +67,7 @@ class Claims:
 def list_collections(client: MongoClient[Document], settings: Settings, database: str) -> dict[str, Source]:
     """Return the collections and views of a database by name."""
     limit = max(1, int(settings.read_timeout.total_seconds() * 1000))
-    with driver_errors(f"the list of collections of {database}"):
+    with driver_errors(f"the list of collections of {database}", Right("listCollections", database)):
         return {
             item["name"]: Source(database, item["name"], item.get("options", {}).get("viewOn"))
             for item in client[database].list_collections(maxTimeMS=limit)

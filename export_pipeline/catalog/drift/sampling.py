@@ -15,7 +15,7 @@ from pymongo.errors import ExecutionTimeout
 
 from export_pipeline.catalog.drift.sampled_fields import LONGEST_UID, Uids, strings_at
 from export_pipeline.mongo.bson_stream import ANYTHING
-from export_pipeline.mongo.connection import Document, driver_errors
+from export_pipeline.mongo.connection import Document, Right, driver_errors
 from export_pipeline.mongo.snapshot import BYTE_FOR_BYTE
 
 MOST_DOCUMENTS = 1000
@@ -104,7 +104,7 @@ class BoundedReader:
         seconds = min(self._read_timeout, self._one_query, self._deadline - monotonic())
         if seconds <= 0:
             raise NotInBudgetError
-        with driver_errors(source.name):
+        with driver_errors(source.name, Right("find", source.database, source.name)):
             try:
                 yield self._client[source.database].get_collection(source.name, _READABLE), seconds
             except ExecutionTimeout:

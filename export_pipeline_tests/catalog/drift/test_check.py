@@ -362,7 +362,7 @@ def test_an_unreadable_collection_is_not_an_empty_one(
             report, seen = check_drift(client, settings, catalog_of(USERS, NOTES), {})
         [unreadable] = [finding for finding in report.findings if finding.kind == "unreadable"]
         assert (unreadable.app_id, unreadable.collection) == (APP, template)
-        assert "grant the role 'read'" in unreadable.detail
+        assert "the right 'find' on " in unreadable.detail
         assert ("notes" in seen) == (name != "notes")
 
 
