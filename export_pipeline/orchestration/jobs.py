@@ -10,6 +10,7 @@ from export_pipeline.exporter import Exporter
 from export_pipeline.formats.registry import FORMATS, JSON_MODES
 from export_pipeline.orchestration.checks import catalog_drift
 from export_pipeline.orchestration.launching_runs import asked_by_run, report_to_launching_run
+from export_pipeline.orchestration.names import BACKUPS
 from export_pipeline.orchestration.resources import lasting_failures
 from export_pipeline.requests.models import DEFAULT_FORMAT, DEFAULT_JSON_MODE, NewRequest, Request
 from export_pipeline.slices.estimate import Estimate
@@ -159,7 +160,7 @@ def request_export() -> None:
 
 export_users = dg.define_asset_job(
     "export_users",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.checks(catalog_drift),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(BACKUPS) - dg.AssetSelection.checks(catalog_drift),
     # Ten small steps take 2 s in one process and 10 s in ten.
     executor_def=dg.in_process_executor,
     description="Export the users of one batch: its plan, its slices, its packages. The sensor pending_requests "

@@ -7,8 +7,16 @@ from export_pipeline.catalog.model import Entry
 BATCH_PARTITIONS = dg.DynamicPartitionsDefinition(name="batches")
 """One partition per batch; its key is the batch's id, which says nothing about anybody."""
 
+APP, DAY = "app", "day"
+BACKUP_APPS = dg.DynamicPartitionsDefinition(name="apps")
+BACKUP_PARTITIONS = dg.MultiPartitionsDefinition(
+    {APP: BACKUP_APPS, DAY: dg.DailyPartitionsDefinition("2026-01-01", end_offset=1)}
+)
+"""One partition per app and day, in UTC; today's is there from the morning on."""
+
 BATCHES = dg.AssetKey(["batches"])
 PACKAGES = dg.AssetKey(["packages"])
+BACKUPS = dg.AssetKey(["backups"])
 COMPLETE = "complete"
 """The name of the completeness check of each asset."""
 

@@ -6,6 +6,7 @@ It decides in pure functions from rows and runs. A worker is dead when its lease
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from time import monotonic
 
 import dagster as dg
@@ -20,6 +21,9 @@ from export_pipeline.requests.store import HERE
 WAITING = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING)
 AT_WORK = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 ENDING = (dg.DagsterRunStatus.CANCELING,)
+
+SERVING = ("export_users", "backup_app")
+"""The jobs whose runs serve rows."""
 
 IDLE = "idle "
 """Before the batch of a run that has nothing left to do, in what is watched."""
@@ -77,7 +81,8 @@ def runs_of(instance: dg.DagsterInstance, running: Iterable[Request]) -> Runs:
 
     def by_batch(statuses: Sequence[dg.DagsterRunStatus]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for run in instance.get_runs(filters=dg.RunsFilter(job_name="export_users", statuses=list(statuses))):
+        runs = (instance.get_runs(dg.RunsFilter(job_name=job, statuses=list(statuses))) for job in SERVING)
+        for run in chain.from_iterable(runs):
             if BATCH_TAG in run.tags:
                 found.setdefault(run.tags[BATCH_TAG], []).append(run.run_id)
         return found

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from export_pipeline.backups.removal import sweep_backups
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.launching_runs import launching_run
 from export_pipeline.orchestration.names import BATCH_PARTITIONS
@@ -13,7 +14,10 @@ from export_pipeline.orchestration.resources import lasting_failures
 from export_pipeline.packages.removal import stale_batches
 from export_pipeline.requests.models import Request
 
-OURS = ("check_catalog", "expire_packages", "export_users", "request_export", "watch_due_dates")
+OURS = (
+    *("backup_app", "check_catalog", "erase_user", "expire_packages", "export_users"),
+    *("request_export", "restore_backup", "watch_due_dates"),
+)
 """The jobs whose runs are pruned."""
 
 OVER = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -44,6 +48,7 @@ def remove_leftovers(context: dg.OpExecutionContext, exporter: dg.ResourceParam[
     """Sweep the storage, the kept secrets, and Dagster's partitions."""
     with lasting_failures():
         swept = exporter.sweep()
+        backups = sweep_backups(exporter, datetime.now(UTC))
         partitions = context.instance.get_dynamic_partitions(str(BATCH_PARTITIONS.name))
         stale = stale_batches(partitions, exporter.requests, datetime.now(UTC))
         gone = _delete_partitions(context.instance, exporter, set(stale))
@@ -51,6 +56,7 @@ def remove_leftovers(context: dg.OpExecutionContext, exporter: dg.ResourceParam[
         {
             "slices": swept.slices,
             "packages": swept.packages,
+            "backups": len(backups),
             "files": swept.files,
             "secrets": swept.secrets,
             "partitions": gone,

@@ -15,6 +15,9 @@ Status = Literal["pending", "running", "completed", "expired", "failed", "cancel
 LIVE: frozenset[Status] = frozenset({"pending", "running"})
 FINISHED: frozenset[Status] = frozenset({"completed", "expired", "failed", "cancelled"})
 
+USER_EXPORT = "user_export"
+"""The kind of a row that asks for a user's export."""
+
 DEFAULT_FORMAT = "json"
 DEFAULT_JSON_MODE = "relaxed"
 LONGEST_UID = 512

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 
 from export_pipeline.errors import UnknownRequestError
-from export_pipeline.requests.models import LIVE, Request, Status
+from export_pipeline.requests.models import LIVE, USER_EXPORT, Request, Status
 from export_pipeline.requests.rows import Rows, may_be_id, now, table
 from export_pipeline.requests.schema import request_events
 
@@ -22,7 +22,7 @@ class RequestReader(Rows):
             raise UnknownRequestError("no request has this Export ID; 'export-pipeline status' lists the latest ones")
         return found[0]
 
-    def pending(self, limit: int, kind: str = "user_export") -> list[Request]:
+    def pending(self, limit: int, kind: str = USER_EXPORT) -> list[Request]:
         """Return up to ``limit`` pending requests of a kind whose time has come, the most urgent first."""
         return self._select(
             table.kind == kind,
@@ -71,11 +71,11 @@ class RequestReader(Rows):
         with self._reading() as connection:
             return set(connection.execute(query).scalars())
 
-    def unstarted_batches(self) -> dict[str, int]:
-        """Return the attempt of each batch that was claimed and that no run has begun yet, by batch id."""
+    def unstarted_batches(self, kind: str = USER_EXPORT) -> dict[str, int]:
+        """Return the attempt of each batch of a kind that was claimed and that no run has begun yet, by batch id."""
         query = (
             select(table.batch_id, func.max(table.attempt).label("attempt"))
-            .where(table.status == "running", table.run_id.is_(None))
+            .where(table.kind == kind, table.status == "running", table.run_id.is_(None))
             .group_by(table.batch_id)
             .order_by(table.batch_id)
         )

@@ -9,7 +9,7 @@ from export_pipeline.errors import BadInputError
 from export_pipeline.requests.batches import new_id
 from export_pipeline.requests.database import RequestsDatabaseError, database_errors
 from export_pipeline.requests.lifecycle import DUE_AFTER
-from export_pipeline.requests.models import LIVE, NewRequest, Request
+from export_pipeline.requests.models import LIVE, USER_EXPORT, NewRequest, Request
 from export_pipeline.requests.reading import RequestReader
 from export_pipeline.requests.rows import COLUMNS, now, record, requests_in, table
 from export_pipeline.requests.schema import export_requests
@@ -97,7 +97,7 @@ def _row(new: NewRequest, *, run_here: bool) -> dict[str, Any]:
     at = now()
     row = {
         "id": new_id(),
-        "kind": "user_export",
+        "kind": USER_EXPORT,
         "app_id": new.app_id,
         "selection": new.selection,
         "options": new.options,

@@ -7,7 +7,7 @@ from export_pipeline.errors import ExportPipelineError, StaleRequestError, Stora
 from export_pipeline.installation import Installation
 from export_pipeline.packages import removal
 from export_pipeline.packages.publish import package_folder, published
-from export_pipeline.requests.models import Request
+from export_pipeline.requests.models import USER_EXPORT, Request
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ class Endings(Installation):
         ids = self.requests.give_up(batch_id, seen, message=message)
         given_up = [self.requests.get(request_id) for request_id in ids]
         for request in given_up:
-            self._discard_folder(request)
+            if request.kind == USER_EXPORT:  # a backup's parts are taken up by the next attempt
+                self._discard_folder(request)
         if given_up:
             self.discard_slices(batch_id)
         return given_up
@@ -48,7 +49,8 @@ class Endings(Installation):
         Its worker stops by itself. Raises StaleRequestError if the request has finished.
         """
         before = self.requests.cancel(request_id, actor)
-        self.storage.delete(package_folder(before))
+        if before.kind == USER_EXPORT:  # what a backup has written is swept
+            self.storage.delete(package_folder(before))
         if before.batch_id is not None and before.batch_id not in self.requests.live_batches():
             self.discard_slices(before.batch_id)
         return self.requests.get(request_id)
