@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from export_pipeline.cli import main
 from export_pipeline.exporter import Exporter
+from export_pipeline.notifications.outbox import NotificationStore
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import NewRequest, Request
 from export_pipeline.requests.progress import READING, Tally
@@ -113,6 +114,18 @@ def test_a_request_sent_again_is_the_same_request(run: Any) -> None:
     assert "idempotency key belongs to request" in conflict.stderr
     run(*ask, "--keep", "0", exit_code=2)
     assert "retention" in run(*ask, "--keep", "1e9", exit_code=2).stderr
+
+
+def test_who_asks_is_told_by_mail(run: Any, exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = ("request", "--app", "app", "--uid", "u", "--mail")
+    assert "EXPORT_PIPELINE_SMTP_HOST" in run(*ask, "ann@example.org", exit_code=2).stderr
+    monkeypatch.setenv("EXPORT_PIPELINE_SMTP_HOST", "mail.example.org")
+    monkeypatch.setenv("EXPORT_PIPELINE_MAIL_FROM", "exports@example.org")
+    run(*ask, "nobody", exit_code=2)
+    assert exporter.requests.latest() == [], "nothing is asked for where nobody could be told"
+    export_id = run(*ask, "ann@example.org").stdout.strip()
+    (told,) = NotificationStore(exporter.database).of_request(export_id)
+    assert (told.channel, told.status) == ("mail", "waiting")
 
 
 @pytest.mark.parametrize("command", ["cancel", "retry", "extend", "forget"])

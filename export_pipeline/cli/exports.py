@@ -68,6 +68,8 @@ def export(app_id: str, output: Path | None, dry_run: bool, as_json: bool, **giv
 @click.option("--wait", is_flag=True, help="Follow the request to its end.")
 @click.option("--idempotency-key", metavar="KEY", help="Your own name for it: sent again, it makes no second request.")
 @click.option("--keep", type=click.FloatRange(min=0, min_open=True), metavar="DAYS", help="How long to keep the file.")
+@click.option("--mail", metavar="ADDRESS", help="Whom to tell when it is ready, or has failed.")
+@click.option("--webhook", metavar="URL", help="The program to tell.")
 @dry_run_option
 @json_option
 def request(
@@ -75,6 +77,8 @@ def request(
     wait: bool,
     idempotency_key: str | None,
     keep: float | None,
+    mail: str | None,
+    webhook: str | None,
     dry_run: bool,
     as_json: bool,
     **given: Any,
@@ -84,6 +88,8 @@ def request(
     Where the same is being exported already, it is that request's ID.
     """
     from export_pipeline.exporter import Exporter
+    from export_pipeline.notifications.outbox import Channel
+    from export_pipeline.notifications.sending import Notifier
 
     retention = None if keep is None else timedelta(days=min(keep, LONGEST_RETENTION.days + 1))
     wanted = [
@@ -96,8 +102,16 @@ def request(
             return
         for new in wanted:
             exporter.check(new)  # all or none
+        notifier = Notifier.of(exporter)
+        told: dict[Channel, str | None] = {"mail": mail, "webhook": webhook}
+        tell = [(channel, address) for channel, address in told.items() if address is not None]
+        for channel, address in tell:
+            notifier.check(channel, address)
         passphrase = ask_for_passphrase() if given["with_passphrase"] else None
         rows = [exporter.submit(new, passphrase=passphrase) for new in wanted]
+        for row in rows:
+            for channel, address in tell if row.is_live else ():  # one that has ended has been told of
+                notifier.tell(row.id, channel, address)
         if wait:
             rows = [_finished(exporter.requests, row.id) for row in rows]
     for row in rows:
@@ -129,10 +143,11 @@ def status(export_id: str | None, as_json: bool) -> None:
             click.echo(f"  {event['at']:%Y-%m-%d %H:%M:%S} UTC  {event['event']} by {event['actor']}{detail}")
     else:
         export_id_column = Column("Export ID", no_wrap=True)  # cut short it would be of no use
-        table = Table(export_id_column, "app", "status", "documents", "requested", "format")
+        table = Table(export_id_column, "kind", "app", "status", "documents", "requested", "format")
         for row in rows:
             asked = f"{row.requested_at:%Y-%m-%d %H:%M:%S}"
-            table.add_row(row.id, row.app_id, row.status, _progress_of(row), asked, row.options["format"])
+            format_ = row.options.get("format", "")
+            table.add_row(row.id, row.kind, row.app_id, row.status, _progress_of(row), asked, format_)
         Console().print(table)
 
 
