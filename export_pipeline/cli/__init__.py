@@ -5,11 +5,17 @@ from typing import Any
 
 import click
 
+from export_pipeline.cli.backup import backup
 from export_pipeline.cli.catalog import catalog
+from export_pipeline.cli.erase import erase
 from export_pipeline.cli.exports import export, request, status
 from export_pipeline.cli.installation import demo, settings
 from export_pipeline.cli.lifecycle import cancel, extend, forget, retry
 from export_pipeline.cli.packages import convert, download, verify
+from export_pipeline.cli.restore import restore
+from export_pipeline.cli.schedule import schedule
+from export_pipeline.cli.serve import serve
+from export_pipeline.cli.token import token
 from export_pipeline.errors import BadInputError, ExportPipelineError
 
 
@@ -36,5 +42,6 @@ def main() -> None:
 
 for command in (
     *(cancel, catalog, convert, demo, download, export, extend, forget, request, retry, settings, status, verify),
+    *(backup, erase, restore, schedule, serve, token),
 ):
     main.add_command(command)

@@ -103,15 +103,12 @@ def request(
         for new in wanted:
             exporter.check(new)  # all or none
         notifier = Notifier.of(exporter)
-        told: dict[Channel, str | None] = {"mail": mail, "webhook": webhook}
-        tell = [(channel, address) for channel, address in told.items() if address is not None]
-        for channel, address in tell:
-            notifier.check(channel, address)
+        wishes: dict[Channel, str | None] = {"mail": mail, "webhook": webhook}
+        notifier.check_all(wishes)
         passphrase = ask_for_passphrase() if given["with_passphrase"] else None
         rows = [exporter.submit(new, passphrase=passphrase) for new in wanted]
         for row in rows:
-            for channel, address in tell if row.is_live else ():  # one that has ended has been told of
-                notifier.tell(row.id, channel, address)
+            notifier.tell_all(row, wishes)
         if wait:
             rows = [_finished(exporter.requests, row.id) for row in rows]
     for row in rows:

@@ -24,6 +24,7 @@ from export_pipeline.notifications.links import link_maker
 from export_pipeline.notifications.mail_text import MailTemplates
 from export_pipeline.notifications.news import LinkFor, news_of
 from export_pipeline.notifications.outbox import Channel, Claim, Notification, NotificationStore, State
+from export_pipeline.requests.models import Request
 from export_pipeline.requests.rows import now
 from export_pipeline.settings import Settings
 
@@ -85,6 +86,18 @@ class Notifier:
             check_mail_address(address)
         else:
             checked_webhook_url(address, private=self._settings.webhook_private)
+
+    def check_all(self, wishes: Mapping[Channel, str | None]) -> None:
+        """Check each address that is given; see ``check``."""
+        for channel, address in wishes.items():
+            if address is not None:
+                self.check(channel, address)
+
+    def tell_all(self, request: Request, wishes: Mapping[Channel, str | None]) -> None:
+        """Have each address told that is given. Of a request that had ended before, they have been told."""
+        for channel, address in wishes.items():
+            if address is not None and request.is_live:
+                self.tell(request.id, channel, address)
 
     def tell(self, request_id: str, channel: Channel, address: str) -> Notification:
         """Have ``address`` told when the request has ended. Raises BadInputError; see ``check`` and the outbox."""
