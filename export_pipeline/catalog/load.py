@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from export_pipeline.catalog.hooks import load_hook
-from export_pipeline.catalog.model import Catalog, Entry, LoadedCatalog
+from export_pipeline.catalog.model import Catalog, Entry, Identity, LoadedCatalog, Shared
 from export_pipeline.errors import CatalogError
 
 PACKAGED = Path(__file__).parent / "countly.yaml"
@@ -59,9 +59,11 @@ def parse_catalog(text: bytes, path: Path) -> LoadedCatalog:
         raise CatalogError("\n".join(_explain(item, lines, path) for item in error.errors())) from None
     _check_unique(catalog.collections, lines, path)
     _check_hooks(catalog.collections, lines, path)
+    _check_shared_unique(catalog.shared, lines, path)
     return LoadedCatalog(
         entries=catalog.collections,
         identity=catalog.identity,
+        shared=catalog.shared,
         version=catalog.version,
         sha256=hashlib.sha256(text).hexdigest(),
         path=path,
@@ -102,8 +104,15 @@ def _description(location: Location) -> str | None:
     return _model(location).model_fields[str(location[-1])].description
 
 
-def _model(location: Location) -> type[Entry | Catalog]:
-    return Entry if len(location) > 1 else Catalog
+def _model(location: Location) -> type[Entry | Shared | Identity | Catalog]:
+    return _MODELS[location[0]] if len(location) > 1 else Catalog
+
+
+_MODELS: dict[int | str, type[Entry | Shared | Identity]] = {
+    "collections": Entry,
+    "shared": Shared,
+    "identity": Identity,
+}
 
 
 def _check_unique(entries: tuple[Entry, ...], lines: Mapping[Location, int], path: Path) -> None:
@@ -118,6 +127,18 @@ def _check_unique(entries: tuple[Entry, ...], lines: Mapping[Location, int], pat
                     f'catalogue {path} line {line}: "{field}" {value} is already used in line {seen[value]}'
                 )
             seen[value] = line
+
+
+def _check_shared_unique(shared: tuple[Shared, ...], lines: Mapping[Location, int], path: Path) -> None:
+    seen: dict[tuple[str | None, str], int] = {}
+    for index, each in enumerate(shared):
+        line = lines["shared", index, "collection"]
+        at = (each.database, each.collection)
+        if at in seen:
+            raise CatalogError(
+                f'catalogue {path} line {line}: "collection" {each.collection} is already used in line {seen[at]}'
+            )
+        seen[at] = line
 
 
 def _check_hooks(entries: tuple[Entry, ...], lines: Mapping[Location, int], path: Path) -> None:

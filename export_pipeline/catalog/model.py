@@ -28,6 +28,20 @@ def _checked_collection(collection: str) -> str:
     return collection
 
 
+def _checked_shared(collection: str) -> str:
+    if APP_ID in collection:
+        raise ValueError(f"a shared collection has the same name for all apps, without {APP_ID}")
+    if (
+        not collection
+        or collection.startswith("system.")
+        or set(collection) & _FORBIDDEN
+        or not collection.isprintable()
+        or len(collection) > _LONGEST
+    ):
+        raise ValueError("it is not a plain name of a collection")
+    return collection
+
+
 def _checked_database(database: str) -> str:
     if not database or len(database) > 60 or set(database) & set('/\\. "$\0'):
         raise ValueError("it is not a name that MongoDB allows for a database")
@@ -79,6 +93,13 @@ class Entry(BaseModel):
     time_unit: Literal["s", "ms", "date"] | None = Field(
         None, description="it is the unit of time_field: s, ms or date"
     )
+    append_only: bool = Field(
+        False,
+        description="it says whether documents are only ever added, each with the time of that moment in time_field",
+    )
+    events: bool = Field(
+        False, description="it says whether these are the app's events, which the HTTP API hands over whole"
+    )
     category: str | None = Field(None, description="it is the category of personal data, for instance 'diagnostics'")
     purpose: str | None = Field(None, description="it is what the data is processed for, in a person's words")
     retention: str | None = Field(None, description="it says for how long the data is kept, in a person's words")
@@ -97,6 +118,8 @@ class Entry(BaseModel):
             raise ValueError("user_key and hook exclude each other; one of them finds the documents")
         if (self.time_field is None) != (self.time_unit is None):
             raise ValueError("time_field and time_unit go together")
+        if self.append_only and self.time_field is None:
+            raise ValueError("append_only needs time_field, which tells what was added since the last backup")
         for path in self.exclude:
             if path == "_id" or (self.user_key is not None and _covers(path, self.user_key)):
                 raise ValueError(f"exclude: '{path}' cannot be left out, since it says whose document it is")
@@ -135,6 +158,23 @@ class Identity(BaseModel):
         )
 
 
+class Shared(BaseModel):
+    """A collection that all apps share; a backup of an app takes the documents that name it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    collection: Annotated[str, AfterValidator(_checked_shared)] = Field(
+        description="it is the collection's name, for instance 'apps'"
+    )
+    database: Annotated[str, AfterValidator(_checked_database)] | None = Field(
+        None, description="it is the collection's database, where that is not EXPORT_PIPELINE_MONGO_DATABASE"
+    )
+    app_key: FieldPath = Field(description="it names the field that holds the app id, for instance 'app_id'")
+    key_type: Literal["string", "objectId"] = Field(
+        "string", description="it is how the app id is stored there: string or objectId"
+    )
+
+
 class Catalog(BaseModel):
     """All entries, in the order in which a package holds them, and where they were read from."""
 
@@ -145,6 +185,9 @@ class Catalog(BaseModel):
     collections: Annotated[tuple[Entry, ...], AfterValidator(_checked_not_empty)] = Field(
         strict=False, description="it lists the collections that hold a user's data"
     )
+    shared: tuple[Shared, ...] = Field(
+        (), strict=False, description="it lists the collections that apps share, for backups"
+    )
 
 
 class LoadedCatalog(BaseModel):
@@ -154,6 +197,7 @@ class LoadedCatalog(BaseModel):
 
     entries: tuple[Entry, ...]
     identity: Identity | None
+    shared: tuple[Shared, ...] = ()
     version: int
     sha256: str
     path: PurePath

@@ -44,7 +44,10 @@ class MailServer:
         """Read the settings. Raises BadInputError for what is missing, or would send a password in plain."""
         password = None if settings.smtp_password is None else settings.smtp_password.get_secret_value()
         if settings.smtp_host is None or settings.mail_from is None:
-            raise BadInputError("mail needs the settings EXPORT_PIPELINE_SMTP_HOST and EXPORT_PIPELINE_MAIL_FROM")
+            raise BadInputError(
+                "mail: this installation sends none yet; it needs the settings EXPORT_PIPELINE_SMTP_HOST and "
+                "EXPORT_PIPELINE_MAIL_FROM"
+            )
         if (settings.smtp_user is None) != (password is None):
             raise BadInputError("EXPORT_PIPELINE_SMTP_USER and EXPORT_PIPELINE_SMTP_PASSWORD belong together")
         if password is not None and not settings.smtp_starttls:
