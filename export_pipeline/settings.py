@@ -148,6 +148,11 @@ class Settings(BaseSettings):
     anonymous_rate_limit: int = Field(
         60, ge=1, description="The most calls of the HTTP API in a minute without a valid token from one address."
     )
+    metrics_open: bool = Field(
+        False,
+        description="Let everybody who reaches the HTTP API read /metrics, which name no person; else it takes a token "
+        "for all apps.",
+    )
     smtp_host: str | None = Field(None, description="The mail server that mail is handed over to; no mail if unset.")
     smtp_port: int = Field(587, ge=1, le=65_535, description="Its port for submission.")
     smtp_user: str | None = Field(None, description="Who logs in there; nobody if unset.")
