@@ -130,8 +130,8 @@ class Settings(BaseSettings):
         timedelta(seconds=5),
         ge=timedelta(0),
         le=timedelta(hours=1),
-        description="After how long the HTTP API has a caller ask again for an export's state, the first time; each time "
-        "ln 2 s are added: seconds, or ISO 8601.",
+        description="After how long the HTTP API has a caller ask again for an export's state, the first time; each "
+        "time ln 2 s are added: seconds, or ISO 8601.",
     )
     max_body_bytes: int = Field(
         1 << 20, ge=1 << 10, le=1 << 30, description="The most bytes that the HTTP API takes in one request."

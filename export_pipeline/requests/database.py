@@ -13,6 +13,9 @@ from export_pipeline.errors import BadInputError, ExportPipelineError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK_WAIT_SECONDS = 30
+_KEPT_CONNECTIONS = 15
+"""As many as there are callers at a time, as a rule: one that is opened for a single call costs more than the call."""
+
 _MIGRATION_LOCK = 6_301_172_041  # any number, the same for all of us
 
 
@@ -41,7 +44,12 @@ def open_database(url: str) -> Engine:
     Raises BadInputError for a URL that is none, RequestsDatabaseError where the database cannot be opened.
     """
     try:
-        engine = create_engine(url, hide_parameters=True, pool_pre_ping=not url.startswith("sqlite"))
+        engine = create_engine(
+            url,
+            hide_parameters=True,
+            pool_pre_ping=not url.startswith("sqlite"),
+            pool_size=_KEPT_CONNECTIONS,
+        )
     except (ArgumentError, ImportError, ValueError):
         # The message repeats the URL, and a URL may hold a password.
         raise BadInputError(

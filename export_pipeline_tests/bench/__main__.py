@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-SHARED = {"crowd", "daemon", "measure", "trivial"}
+SHARED = {"crowd", "daemon", "http_clients", "http_server", "measure", "trivial"}
 NAMES = sorted(
     path.stem
     for path in Path(__file__).parent.glob("*.py")
