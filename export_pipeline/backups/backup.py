@@ -204,7 +204,8 @@ class Backups:
         executor: Executor
         task: Callable[[PlannedPart], PartRecord]
         if processes == 1 or plan.options.format == "bson":
-            executor = ThreadPoolExecutor(lanes_of(plan.options, processes))
+            # BSON is read, hashed, compressed and written outside of Python's lock: threads are as good as processes.
+            executor = ThreadPoolExecutor(processes * LANES)
             task = partial(self.write_part, request, plan, on_documents=lambda _: lease.check())
         else:
             executor = ProcessPoolExecutor(processes, get_context("spawn"))
@@ -259,16 +260,6 @@ class Backups:
         manifest = load_manifest(at, folder)
         with at.open(f"{folder}/{MANIFEST}") as file:
             return manifest, manifest_sha256(file.read())
-
-
-def lanes_of(options: BackupOptions, processes: int) -> int:
-    """Return how many threads write parts, where threads do.
-
-    BSON is read, hashed, compressed and written outside of Python's lock, so threads are as good as processes. Where
-    there is more to do than to read, there are more: while one compresses, the server answers the other.
-    """
-    is_plain = options.compression == "none" and not options.recipients
-    return processes if options.format == "bson" and is_plain else processes * LANES
 
 
 def _options(request: Request) -> BackupOptions:

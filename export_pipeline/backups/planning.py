@@ -45,7 +45,7 @@ from export_pipeline.mongo.snapshot import Moment, choose_moment
 from export_pipeline.settings import Settings
 
 LANES = 2
-"""Threads of one process that read, each its own part: while one hashes and writes, the server answers the other."""
+"""Threads of one process, each with its own part: while the disk takes one of them, the server answers the other."""
 
 WORKING_FILES = ("plan.json", "manifest.json", "records")
 """What a backup's folder holds beside its collections' folders."""

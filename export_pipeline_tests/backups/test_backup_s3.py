@@ -30,7 +30,7 @@ def test_parts_go_to_s3_and_come_back_whole(
     settings = settings.model_copy(update={"s3_endpoint_url": s3_server.url, "s3_region": "us-east-1"})
     with Installation(settings) as installation:
         backups = Backups(installation)
-        new = {"form": {**form, "part_bytes": 1_000_000}, "storage": f"s3://exports/{uuid4().hex}"}
+        new: dict[str, Any] = {"form": {**form, "part_bytes": 1_000_000}, "storage": f"s3://exports/{uuid4().hex}"}
         first = backups.submit(NewBackup(APP, **new), run_here=True)
         manifest = backups.run(first)
         assert str(backups.requests.get(first.id).result_uri).startswith("s3://exports/")
