@@ -15,7 +15,7 @@ from export_pipeline.packages.hashing import sha256_of
 from export_pipeline.packages.layers import extension_of
 from export_pipeline.packages.manifest import Manifest
 from export_pipeline.packages.naming import MANIFEST, first_name, manifest_name, part_path
-from export_pipeline.requests.models import Request
+from export_pipeline.requests.models import USER_EXPORT, Request
 from export_pipeline.storage import PendingFile, Storage, create_file
 
 
@@ -83,6 +83,10 @@ def copy_package(storage: Storage, request: Request, output: Path | None) -> lis
 
     Raises BadInputError unless the request is completed, IncompleteError where the copy is not the package.
     """
+    if request.kind != USER_EXPORT:
+        raise BadInputError(
+            f"request {request.id} is a backup, not an export: 'export-pipeline backup dump' or 'restore' takes it"
+        )
     if request.status != "completed":
         raise BadInputError(f"request {request.id} is {request.status}; only a completed one can be downloaded")
     target = storage_target(storage, request)

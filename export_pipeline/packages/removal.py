@@ -14,7 +14,7 @@ from export_pipeline.packages.naming import MANIFEST
 from export_pipeline.packages.publish import package_folder
 from export_pipeline.requests.batches import made_at
 from export_pipeline.requests.forgetting import names, without_people, without_person
-from export_pipeline.requests.models import Request
+from export_pipeline.requests.models import USER_EXPORT, Request
 from export_pipeline.requests.store import RequestStore
 from export_pipeline.slices.stored import SLICES, batch_folder
 from export_pipeline.storage import Storage
@@ -123,11 +123,13 @@ def _without_package(requests: RequestStore, storage: Storage, now: datetime) ->
 def forget(requests: RequestStore, storage: Storage, app_id: str, uid: str | None, actor: str) -> int:
     """Remove at once all that was exported of an app, or of one of its users; return how many requests that concerned.
 
-    Live requests are cancelled. Rows stay as history, without the person. A batch that serves others too keeps its
-    slices until it ends. A request that searched for its person is only found by the uids in its package's manifest.
+    Live requests are cancelled. Rows stay as history, without the person; backups stay. A batch that serves others
+    too keeps its slices until it ends. A request that searched for its person is only found by the uids in its
+    package's manifest.
     Raises StorageError where a package cannot be removed; then its row is as it was.
     """
-    concerned = [request for request in requests.of_app(app_id) if uid is None or _is_about(storage, request, uid)]
+    exports = [request for request in requests.of_app(app_id) if request.kind == USER_EXPORT]
+    concerned = [request for request in exports if uid is None or _is_about(storage, request, uid)]
     for request in concerned:
         _forget_one(requests, storage, request, uid, actor)
     return len(concerned)

@@ -8,6 +8,7 @@ import pytest
 from export_pipeline.errors import BadInputError, StaleRequestError
 from export_pipeline.exporter import Exporter
 from export_pipeline.requests import leases
+from export_pipeline.requests.backups import BackupRequests, NewBackup
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import NewRequest, Request
 from export_pipeline_tests.conftest import MakeDatabase
@@ -129,6 +130,14 @@ def test_a_forgotten_app_leaves_nothing_and_other_apps_stay(app: Exporter) -> No
     assert app.forget("x", None, "ann") == 1
     assert app.storage.folders("exports/x") == []
     assert app.requests.get(other.id).selection == {"uids": ["a"]}
+
+
+def test_a_forgotten_apps_backups_are_none_of_its_exports(app: Exporter) -> None:
+    backup = BackupRequests.beside(app.requests).submit(NewBackup("x"))
+    assert app.forget("x", None, "ann") == 0
+    assert app.requests.get(backup.id) == backup
+    with pytest.raises(BadInputError, match="is a backup"):
+        app.download(backup)
 
 
 def test_who_was_forgotten_is_not_exported_by_a_retry(app: Exporter) -> None:
