@@ -14,7 +14,7 @@ from export_pipeline.cli import main
 from export_pipeline.encryption.age import new_identity
 from export_pipeline_tests.conftest import MakeDatabase
 
-APP = "652f1a7e9c3b4d0012ab34c1"
+APP = "652f1a7e9c3b4d0012ab3bcd"
 
 
 @pytest.fixture

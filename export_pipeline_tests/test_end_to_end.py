@@ -21,7 +21,7 @@ from export_pipeline.mongo.embedded import free_port
 from export_pipeline.settings import Settings
 
 START_SECONDS = 90
-EXPORT_SECONDS = 60
+EXPORT_SECONDS = 240
 README = Path(__file__).parents[1] / "README.md"
 
 TAGS = "query ($run: ID!) { runOrError(runId: $run) { ... on Run { status tags { key value } } } }"

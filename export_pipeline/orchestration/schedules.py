@@ -11,6 +11,7 @@ from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.launching_runs import launching_run
 from export_pipeline.orchestration.names import BATCH_PARTITIONS
 from export_pipeline.orchestration.resources import lasting_failures
+from export_pipeline.orchestration.run_history import delete_run
 from export_pipeline.packages.removal import stale_batches
 from export_pipeline.requests.models import Request
 
@@ -35,7 +36,7 @@ def remove_expired(context: dg.OpExecutionContext, exporter: dg.ResourceParam[Ex
             asked_by = launching_run(request)
             if asked_by is not None and context.instance.has_run(asked_by):
                 # Its configuration holds a uid.
-                context.instance.delete_run(asked_by)
+                delete_run(context.instance, asked_by)
         _delete_partitions(context.instance, exporter, {str(request.batch_id) for request in removed})
     context.add_output_metadata({"expired": len(removed), "problems": len(expired) - len(removed)})
     if len(removed) < len(expired):
@@ -91,7 +92,7 @@ def prune_runs(context: dg.OpExecutionContext, exporter: dg.ResourceParam[Export
             runs := context.instance.get_runs(filters=filters, limit=RUNS_AT_A_TIME, ascending=True)
         ):
             for run in runs:
-                context.instance.delete_run(run.run_id)
+                delete_run(context.instance, run.run_id)
             deleted += len(runs)
     context.add_output_metadata({"deleted": deleted})
 

@@ -114,7 +114,7 @@ def test_what_crashes_left_is_swept_and_what_is_in_use_stays(
     assert [path.exists() for path in (*leftovers, half_written)] == [False] * 3
     assert [path.exists() for path in (*in_use, unknown)] == [True] * 3
     assert instance.get_dynamic_partitions(str(BATCH_PARTITIONS.name)) == [batch.id]
-    expected = {"slices": 1, "packages": 1, "files": 1, "secrets": 0, "partitions": 1, "problems": 0}
+    expected = {"slices": 1, "packages": 1, "backups": 0, "files": 1, "secrets": 0, "partitions": 1, "problems": 0}
     assert metadata(result, "remove_leftovers") == expected
 
 
