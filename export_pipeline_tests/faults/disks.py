@@ -2,11 +2,13 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 BALLAST = "ballast"
+TAKEN_WITHIN_SECONDS = 0.05
 
 
 def can_mount() -> bool:
@@ -27,13 +29,33 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 def fill(folder: Path) -> None:
     """Leave no byte free on the disk of ``folder``."""
-    with (folder / BALLAST).open("wb", buffering=0) as ballast:
+    with (folder / BALLAST).open("ab", buffering=0) as ballast:
         for size in (1 << 20, 1 << 12, 1):
             try:
                 while ballast.write(bytes(size)) == size:
                     pass
             except OSError:
                 continue  # the disk is full for writes of that size
+
+
+def keep_full(folder: Path) -> Callable[[], None]:
+    """Leave no byte free, and take what is freed at once; return what ends that."""
+    fill(folder)
+    over = Event()
+
+    def take() -> None:
+        while not over.wait(TAKEN_WITHIN_SECONDS):
+            fill(folder)
+
+    taking = Thread(target=take, daemon=True)
+    taking.start()
+
+    def end() -> None:
+        over.set()
+        taking.join()
+        make_room(folder)
+
+    return end
 
 
 def make_room(folder: Path) -> None:

@@ -82,6 +82,7 @@ class House:
     identity: Any = field(default_factory=new_identity, repr=False)
     clock: float = 0.0
     users: int = USERS
+    """Of whom each request is for the next."""
     _next_user: int = 0
 
     def submit(self, count: int) -> list[Request]:
@@ -237,6 +238,7 @@ def running_house(
             started["daemon"],
             started["code_server"],
             stack,
+            users=users,
         )
         first = house.submit(1)
         if not house.wait_until_over(first, START_SECONDS):

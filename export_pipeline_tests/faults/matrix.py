@@ -1,8 +1,6 @@
 """The faults: every victim at every stage where it can matter, on SQLite and a directory, on PostgreSQL and S3."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from export_pipeline_tests.faults import stages
 from export_pipeline_tests.faults.play import Fault
@@ -81,9 +79,3 @@ def crossed() -> list[Fault]:
 
 
 SETS = {"small": small, "disks": disks, "clocks": clocks, "large": large, "crossed": crossed}
-
-
-def installations(faults: Sequence[Fault]) -> Iterator[list[Fault]]:
-    """Cut faults, in their order, into those that one installation is for."""
-    for _, group in groupby(faults, lambda fault: (fault.database, fault.store)):
-        yield list(group)

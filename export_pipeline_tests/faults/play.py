@@ -10,9 +10,9 @@ from export_pipeline_tests.faults.remains import Remains, examine
 from export_pipeline_tests.faults.victims import MENDED_AT_THE_END, VICTIMS
 
 REQUESTS = 3
-REACH_SECONDS = 120.0
-END_SECONDS = 240.0
-SETTLE_SECONDS = 120.0
+REACH_SECONDS = 240.0
+END_SECONDS = 480.0
+SETTLE_SECONDS = 240.0
 MENDED_AFTER_SECONDS = 3.0
 
 

@@ -3,7 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -97,8 +97,10 @@ def uploads(house: House) -> list[str]:
     if house.store == "directory":
         return []
     client = s3_server.client_with_keys(str(house.settings.s3_endpoint_url))
-    listed = client.list_multipart_uploads(Bucket=s3_server.BUCKET).get("Uploads", [])
-    return [f"upload of {upload['Key']}" for upload in listed]
+    with suppress(client.exceptions.NoSuchUpload):  # which is what rclone says where there never was one
+        listed = client.list_multipart_uploads(Bucket=s3_server.BUCKET).get("Uploads", [])
+        return [f"upload of {upload['Key']}" for upload in listed]
+    return []
 
 
 def secrets(house: House) -> list[str]:

@@ -35,6 +35,10 @@ CANCELLED_SHARE = 0.02
 MORE_MEMORY = 1.25
 MORE_MEMORY_BYTES = 30 * MB
 MORE_FILES = 10
+ROW_BYTES = 8_000
+"""What the history of a request may take on disk for good: its row, its events, and their indexes."""
+HOME_BYTES = 20 * MB
+"""By which DAGSTER_HOME may be larger besides: SQLite keeps the pages and the log that its busiest moment took."""
 
 NEVER = timedelta(days=1000)
 
@@ -68,23 +72,27 @@ def soak(console: Console, minutes: float, requests: int, fault_every: float, se
         warm = house.submit(WARM_UP)
         house.wait_until_over(warm, DRAIN_SECONDS)
         time.sleep(CALM_SECONDS)
-        begun_with = sample(house)
+        begun_with, home_before = sample(house), bytes_of(house.folder / "home")
         course = _storm(house, rng, minutes * 60, requests, fault_every)
         console.print(f"all have arrived; {sum(course.faults.values())} faults: {dict(course.faults)}")
         drained = _wait_for_all(house, course)
         time.sleep(CALM_SECONDS)
         ended_with = sample(house)
+        home_full = bytes_of(house.folder / "home")
         figures = _figures(house, course, [*warm, *course.requests])
+        home_after = bytes_of(house.folder / "home")
     figures |= {
         "drain_seconds": round(drained, 1),
         "memory_mb": [round(one.memory / MB) for one in (begun_with, _peak(course), ended_with)],
         "open_files": [one.files for one in (begun_with, _peak(course), ended_with)],
+        "home_mb": [round(size / MB) for size in (home_before, home_full, home_after)],
     }
     well = (
         figures["ended"] == figures["requests"]
         and not any(figures[name] for name in ("failed", "lost", "doubled", "leftovers", "unfinished_runs"))
         and ended_with.memory <= begun_with.memory * MORE_MEMORY + MORE_MEMORY_BYTES
         and ended_with.files <= begun_with.files + MORE_FILES
+        and home_after <= home_before + HOME_BYTES + requests * ROW_BYTES
     )
     print(json.dumps({"soak": "well" if well else "NOT WELL", **figures}))
     return 0 if well else 1
@@ -160,6 +168,8 @@ def _wait_for_all(house: House, course: Course) -> float:
 
 def _figures(house: House, course: Course, requests: Sequence[Request]) -> dict[str, object]:
     ids = [request.id for request in requests]
+    if len(set(ids)) < len(ids):
+        raise RuntimeError("requests have joined each other: a soak needs a user for each")
     rows = [row for some in _some(ids) for row in house.exporter.requests.known(some).values()]
     completed = [row for row in rows if row.status == "completed"]
     wrong = [row.id for row in completed if remains.what_is_wrong(house, row, COLLECTIONS * DOCUMENTS_EACH)]
@@ -169,7 +179,6 @@ def _figures(house: House, course: Course, requests: Sequence[Request]) -> dict[
     remains.sweep(house)
     left = [*(set(remains.stored_files(house)) - expected), *remains.secrets(house)]
     left += remains.partitions(house, completed)
-    disk = bytes_of(house.folder / "home")
     for row in completed:
         house.exporter.expire(row)
     with Exporter(house.settings.model_copy(update={"run_retention": timedelta(microseconds=1)})) as forgetful:
@@ -188,7 +197,6 @@ def _figures(house: House, course: Course, requests: Sequence[Request]) -> dict[
         "leftovers": len(left),
         "unfinished_runs": len(runs),
         "faults": sum(course.faults.values()),
-        "home_mb": [round(disk / MB), round(bytes_of(house.folder / "home") / MB)],
         "storage_files": len(remains.stored_files(house)),
     }
 

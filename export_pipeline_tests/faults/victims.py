@@ -92,6 +92,11 @@ def full_storage(house: House, process: int) -> Mend:
     return lambda: disks.make_room(folder)
 
 
+def full_storage_for_good(house: House, process: int) -> Mend:
+    """The same, and others take what a failed attempt frees: with that much room, a retry might succeed."""
+    return disks.keep_full(house.folder / "exports")
+
+
 def full_home(house: House, process: int) -> Mend:
     """No space for Dagster's databases and the requests table."""
     folder = house.folder / "home"
@@ -140,7 +145,7 @@ VICTIMS: Mapping[str, Strike] = {
     "network to S3, silently": cut_network("s3", NO_BYTES, silent=True),
     "network to PostgreSQL": cut_network("postgresql", NO_BYTES),
     "disk of the exports full": full_storage,
-    "disk of the exports full for good": full_storage,
+    "disk of the exports full for good": full_storage_for_good,
     "disk of DAGSTER_HOME full": full_home,
     "clocks 2 h ahead": jump(7200),
     "clocks 20 s back": jump(-20),

@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 FOLDER = Path(os.environ["FAULTS_FOLDER"])
 MOST_STOPPED_SECONDS = 60.0
+TRUE_TIME = time.time
 HALF = os.environ.get("FAULTS_HALF", "")
 """The slice before which half of them are done."""
 
@@ -130,6 +131,12 @@ def smaller_parts(module: Any) -> None:
     module.Limits.__init__.__defaults__ = (256 << 10, *others)
 
 
+def with_the_true_clock(module: Any) -> None:
+    """gRPC compares deadlines from Python's clock with C's: where only one of them jumps, no call is ever in time."""
+    assert module.time.time
+    module.time = SimpleNamespace(**vars(time) | {"time": TRUE_TIME})
+
+
 CHANGES: dict[str, list[Callable[[ModuleType], None]]] = {
     "export_pipeline.requests.working": [in_working],
     "export_pipeline.requests.batched": [in_batched],
@@ -144,6 +151,8 @@ SHORTER: dict[str, list[Callable[[ModuleType], None]]] = {
 }
 if not os.environ.get("FAULTS_REAL_WAITS"):
     CHANGES |= SHORTER
+if os.environ.get("FAULTS_CLOCK"):
+    CHANGES |= {f"grpc.{name}": [with_the_true_clock] for name in ("_channel", "_common", "_server", "_utilities")}
 
 
 class Changing(importlib.abc.MetaPathFinder):
@@ -187,7 +196,7 @@ class JumpingClock:
 
 def let_the_clock_jump() -> None:
     """Replace what tells the time in Python; what is written in Rust or C goes on as before."""
-    clock, true_time, true_datetime = JumpingClock(), time.time, datetime.datetime
+    clock, true_datetime = JumpingClock(), datetime.datetime
 
     class AnyDatetime(type):
         def __instancecheck__(cls, instance: Any) -> bool:
@@ -207,7 +216,7 @@ def let_the_clock_jump() -> None:
 
     Jumping.__name__ = Jumping.__qualname__ = "datetime"
     Jumping.__module__ = "datetime"
-    time.time = lambda: true_time() + clock.wrong_by()
+    time.time = lambda: TRUE_TIME() + clock.wrong_by()
     datetime.datetime = Jumping  # type: ignore[misc]
 
 
