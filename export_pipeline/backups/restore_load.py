@@ -1,7 +1,7 @@
 """Loading one part into its collection, and comparing a loaded collection with the manifest."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,6 +9,8 @@ from pymongo.collection import Collection
 
 from export_pipeline.backups.content import UnorderedContent, ordered_content
 from export_pipeline.backups.manifest import PartFile
+from export_pipeline.backups.raw_cursor import LeanRawBatchCursor
+from export_pipeline.backups.reading import read_ahead
 from export_pipeline.backups.rename import AppValue
 from export_pipeline.backups.restore_ledger import Erased, Sieve, piece_of
 from export_pipeline.backups.restore_plan import Target
@@ -81,13 +83,14 @@ def load_part(
     """
     sieve, ordered, unordered = Sieve(loading.erased), hashlib.sha256(), UnorderedContent()
     as_read, read, kept, size = hashlib.sha256(), 0, 0, 0
+    as_it_was = not loading.erased and loading.target.app_value is None
     for piece in source.pieces(loading.target.source, part):
         as_read.update(piece.data)
         read += len(piece)
         remaining = _changed(piece, sieve, loading.target.app_value)
         if not loading.is_ordered:
             unordered.add(remaining)
-        else:
+        elif not as_it_was:  # hashing takes its time, so nothing is hashed twice
             ordered.update(remaining.data)
         _insert(loading, remaining, again=again)
         kept += len(remaining)
@@ -96,7 +99,8 @@ def load_part(
     exact = as_read.hexdigest() == part.documents_sha256
     if read != part.documents or not (exact or source.manifest.options.format in _THROUGH_EXTENDED_JSON):
         raise IncompleteError(f"{loading.target.source.folder}/{part.name}: its documents are not the manifest's")
-    content = ordered.hexdigest() if loading.is_ordered else unordered.sha256()
+    in_order = as_read if as_it_was else ordered
+    content = in_order.hexdigest() if loading.is_ordered else unordered.sha256()
     return Loaded(kept, size, sieve.left_out, sieve.detached, exact, content)
 
 
@@ -168,7 +172,7 @@ def _ordered(loading: Loading, parts: Sequence[Loaded], on_documents: OnDocument
     hashes: list[tuple[int, str]] = []
     digest, left = hashlib.sha256(), parts[0].bytes if parts else 0
     with writing(loading.collection.name):
-        for batch in loading.collection.find_raw_batches({}, sort=by, hint=by, batch_size=_READ_AT_ONCE):
+        for batch in _read_back(loading, sort=by, hint=by):
             rest = memoryview(batch)
             while rest and left:
                 digest.update(rest[:left])
@@ -182,10 +186,14 @@ def _ordered(loading: Loading, parts: Sequence[Loaded], on_documents: OnDocument
     return ordered_content(hashes)
 
 
+def _read_back(loading: Loading, **query: Any) -> Iterator[bytes]:
+    return read_ahead(iter(LeanRawBatchCursor(loading.collection, {}, **query, batch_size=_READ_AT_ONCE)))
+
+
 def _unordered(loading: Loading, on_documents: OnDocuments) -> str:
     content = UnorderedContent()
     with writing(loading.collection.name):
-        for batch in loading.collection.find_raw_batches({}, batch_size=_READ_AT_ONCE):
+        for batch in _read_back(loading):
             content.add(Piece(batch, whole_documents(batch)[0]))
             on_documents(0)
     return content.sha256()
