@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -211,3 +213,18 @@ def test_an_unreachable_mongodb_is_said_within_ten_seconds(settings: Settings, t
         assert (row.status, row.error_code) == ("failed", "mongo_unreachable")
         assert row.finished_at is not None
         assert (row.finished_at - row.requested_at).total_seconds() < 10
+
+
+def commands_of(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from commands_of(command, *path, name)
+
+
+@pytest.mark.parametrize("command", list(commands_of(main)), ids=" ".join)
+def test_examples_in_the_help_stand_on_lines_of_their_own(command: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(main, [*command, "--help"]).stdout
+    assert "Usage:" in shown
+    assert "\\b" not in shown
+    assert "Example:" not in shown or "\n  Example:\n" in shown

@@ -4,10 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from export_pipeline.errors import BadInputError
-from export_pipeline.requests.models import check_app_id
-
-ALL_APPS = "*"
-"""In place of an app's id: every app."""
+from export_pipeline.requests.models import ALL_APPS, check_app_id
 
 
 class Permission(StrEnum):

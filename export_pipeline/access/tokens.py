@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Engine, insert, select, update
 
-from export_pipeline.access.roles import ALL_APPS, Permission, Role, check_scope, permissions_of
+from export_pipeline.access.roles import Permission, Role, check_scope, permissions_of
 from export_pipeline.errors import BadInputError
 from export_pipeline.requests.batches import new_id
 from export_pipeline.requests.database import database_errors
+from export_pipeline.requests.models import ALL_APPS
 from export_pipeline.requests.rows import may_be_id, now
 from export_pipeline.requests.schema import access_tokens
 

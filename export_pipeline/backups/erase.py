@@ -17,13 +17,12 @@ from export_pipeline.backups.erase_targets import (
     with_hooks_called,
 )
 from export_pipeline.backups.ledger import Ledger, LedgerEntry, LedgerKey
-from export_pipeline.backups.manifest import ALL_APPS
 from export_pipeline.backups.removal import storage_of
 from export_pipeline.errors import BadInputError, IncompleteError
 from export_pipeline.installation import Installation
 from export_pipeline.packages import removal
 from export_pipeline.packages.manifest import software_version
-from export_pipeline.requests.models import check_app_id, check_uids
+from export_pipeline.requests.models import ALL_APPS, check_app_id, check_uids
 from export_pipeline.requests.rows import now
 from export_pipeline.requests.secrets import seal, unseal
 from export_pipeline.slices.stored import Stored

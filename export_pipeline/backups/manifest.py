@@ -13,7 +13,6 @@ from export_pipeline.packages.manifest import CatalogUsed, ManifestPart, PointIn
 
 FORMAT_VERSION = 1
 DEFAULT_PART_BYTES = 100_000_000
-ALL_APPS = "*"
 BackupFormat = Literal["bson", "jsonl", "parquet", "csv"]
 LOSSLESS: frozenset[BackupFormat] = frozenset({"bson", "jsonl", "parquet"})
 """The formats that a backup can be restored from."""

@@ -12,8 +12,7 @@ from export_pipeline.backups.present import BackupReader
 from export_pipeline.errors import ExportPipelineError, StaleRequestError
 from export_pipeline.installation import Installation
 from export_pipeline.packages.naming import MANIFEST
-from export_pipeline.requests.backups import ALL_APPS
-from export_pipeline.requests.models import Request
+from export_pipeline.requests.models import ALL_APPS, Request
 from export_pipeline.requests.store import RequestStore
 from export_pipeline.storage import Storage, open_storage
 

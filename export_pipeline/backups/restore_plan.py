@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from export_pipeline.backups.erase_targets import in_order
-from export_pipeline.backups.manifest import ALL_APPS, BackedUpCollection, BackupManifest, PartFile
+from export_pipeline.backups.manifest import BackedUpCollection, BackupManifest, PartFile
 from export_pipeline.backups.rename import AppValue, renamed, structure_for
 from export_pipeline.backups.restore_source import BackupRefusedError
 from export_pipeline.backups.scope import app_value
 from export_pipeline.backups.structure import Structure
 from export_pipeline.catalog.model import APP_ID, Entry, LoadedCatalog, Shared
 from export_pipeline.errors import BadInputError
-from export_pipeline.requests.models import check_app_id
+from export_pipeline.requests.models import ALL_APPS, check_app_id
 
 Namespace = tuple[str, str]
 """A database and a collection."""

@@ -15,10 +15,9 @@ from export_pipeline.backups.form import check_form
 from export_pipeline.backups.retention import Retention
 from export_pipeline.backups.ticks import check_cron, find_zone, next_tick
 from export_pipeline.errors import BadInputError, ExportPipelineError
-from export_pipeline.requests.backups import ALL_APPS
 from export_pipeline.requests.batches import new_id
 from export_pipeline.requests.database import database_errors
-from export_pipeline.requests.models import LONGEST_ACTOR, check_app_id
+from export_pipeline.requests.models import ALL_APPS, LONGEST_ACTOR, check_app_id
 from export_pipeline.requests.rows import may_be_id
 from export_pipeline.requests.schema import backup_schedules
 from export_pipeline.storage.s3 import SCHEME, split_url

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from bson import ObjectId
 
-from export_pipeline.backups.manifest import ALL_APPS
 from export_pipeline.catalog.model import APP_ID, Entry, LoadedCatalog, Shared
 from export_pipeline.errors import BadInputError
+from export_pipeline.requests.models import ALL_APPS
 
 Names = Mapping[str, Collection[str]]
 """The names of collections and views, by database."""

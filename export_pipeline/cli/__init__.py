@@ -45,3 +45,13 @@ for command in (
     *(backup, erase, restore, schedule, serve, token),
 ):
     main.add_command(command)
+
+
+def _keep_examples_as_they_stand(command: click.Command) -> None:
+    """Turn the mark of raw docstrings into the character by which click tells a paragraph that it must not wrap."""
+    command.help = (command.help or "").replace("\\b\n", "\b\n")
+    for each in getattr(command, "commands", {}).values():
+        _keep_examples_as_they_stand(each)
+
+
+_keep_examples_as_they_stand(main)

@@ -20,11 +20,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import BaseRoute
 
 from export_pipeline.access.audit import ANONYMOUS
-from export_pipeline.access.roles import ALL_APPS, Permission
+from export_pipeline.access.roles import Permission
 from export_pipeline.access.tokens import Token
 from export_pipeline.access.usage import Counted, today
 from export_pipeline.gateway.problems import ProblemError, not_found
 from export_pipeline.gateway.services import Services, services_of
+from export_pipeline.requests.models import ALL_APPS
 from export_pipeline.requests.rows import now
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="token", description="A token: ep_…")

@@ -20,10 +20,9 @@ from export_pipeline.gateway.problems import documented
 from export_pipeline.gateway.services import Here, Services
 from export_pipeline.gateway.shapes import Asked, Export, NewExport, Page, export_shown
 from export_pipeline.notifications.sending import Notifier
-from export_pipeline.requests.models import LONGEST_KEY, Request, Status
+from export_pipeline.requests.models import LONGEST_KEY, USER_EXPORT, Request, Status
 from export_pipeline.slices.estimate import Estimate
 
-KIND = "user_export"
 PREFIX = "/v1/exports"
 
 router = APIRouter(
@@ -78,7 +77,9 @@ def list_exports(
     since = None if since is None else _utc(since)
     listed = ("exports", app_id, status, None if since is None else since.isoformat())
     before = read_cursor(cursor, listed, here.cursors)
-    found = here.requests.page(kind=KIND, app_id=app_id, status=status, since=since, before=before, limit=limit + 1)
+    found = here.requests.page(
+        kind=USER_EXPORT, app_id=app_id, status=status, since=since, before=before, limit=limit + 1
+    )
     page = found[:limit]
     return Page(
         exports=[_shown(here, request) for request in page],
@@ -139,7 +140,7 @@ def delete_export(export_id: str, here: Here, caller: Annotated[Caller, needs(Pe
 def entered_export(here: Services, caller: Caller, export_id: str) -> Request:
     """Return an export of an app in which the caller may do this. What is not one, or another's, is a 404 alike."""
     request = here.requests.get(export_id)
-    if request.kind != KIND:
+    if request.kind != USER_EXPORT:
         raise UnknownRequestError("this is no export")
     caller.enter(request.app_id)
     return request

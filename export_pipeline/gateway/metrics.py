@@ -10,15 +10,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from export_pipeline.access.roles import ALL_APPS, Permission
+from export_pipeline.access.roles import Permission
 from export_pipeline.gateway.authorization import OPEN, Caller, Guarded, needs
 from export_pipeline.gateway.problems import documented
 from export_pipeline.gateway.request_figures import DURATIONS, SIZES, Distribution, RequestFigures, request_figures
 from export_pipeline.gateway.services import Here, Services
-from export_pipeline.requests.models import FINISHED, LIVE
+from export_pipeline.requests.backups import KIND as APP_BACKUP
+from export_pipeline.requests.models import ALL_APPS, FINISHED, LIVE, USER_EXPORT
 from export_pipeline.settings import Settings
 
-KINDS = ("app_backup", "restore", "user_export")
+KINDS = (APP_BACKUP, "restore", USER_EXPORT)
 """Told of although there may be none."""
 
 _PREFIX = "export_pipeline"

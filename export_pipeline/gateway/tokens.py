@@ -12,6 +12,7 @@ from export_pipeline.gateway.authorization import Caller, Guarded, needs
 from export_pipeline.gateway.paging import USUAL_PAGE, Cursor, Limit, cursor_after, read_cursor
 from export_pipeline.gateway.problems import documented
 from export_pipeline.gateway.services import Here
+from export_pipeline.gateway.shapes import APP_OR_ALL
 
 PREFIX = "/v1/tokens"
 
@@ -25,7 +26,7 @@ class NewToken(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    app_id: str = Field(pattern=r"^([A-Za-z0-9_-]{1,64}|\*)$", description="The app; `*` for all.")
+    app_id: str = Field(pattern=APP_OR_ALL, description="The app; `*` for all.")
     role: Role
     label: str = Field("", max_length=LONGEST_LABEL, description="What it is for. Names nobody.")
     expires_in_days: int = Field(90, ge=1, le=LONGEST_LIFE.days)

@@ -4,7 +4,7 @@ from export_pipeline.access.links import LinkStore
 from export_pipeline.errors import BadInputError
 from export_pipeline.installation import Installation
 from export_pipeline.notifications.news import LinkFor
-from export_pipeline.requests.models import Request
+from export_pipeline.requests.models import USER_EXPORT, Request
 
 MADE_BY = "notification"
 
@@ -28,7 +28,7 @@ def link_maker(installation: Installation) -> LinkFor:
         ) from None
 
     def link_for(request: Request) -> str | None:
-        if request.kind != "user_export" or request.expires_at is None:
+        if request.kind != USER_EXPORT or request.expires_at is None:
             return None
         _, text = links.create(request.id, expires_at=request.expires_at, one_time=False, created_by=MADE_BY)
         return f"{public_url}/d/{text}"

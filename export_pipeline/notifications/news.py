@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from export_pipeline.requests.models import Request
+from export_pipeline.requests.backups import KIND as APP_BACKUP
+from export_pipeline.requests.models import USER_EXPORT, Request
 from export_pipeline.requests.retries import PASSING
 
 LinkFor = Callable[[Request], str | None]
 """Makes the link that hands a request's file over, without a login; None where there is no such link."""
 
-WORDS = {"user_export": "export", "app_backup": "backup"}
+WORDS = {USER_EXPORT: "export", APP_BACKUP: "backup"}
 
 
 @dataclass(frozen=True, slots=True)

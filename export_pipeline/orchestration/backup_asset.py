@@ -22,10 +22,10 @@ from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.launching_runs import asked_by_run
 from export_pipeline.orchestration.names import APP, BACKUP_APPS, BACKUP_PARTITIONS, BACKUPS, BATCH_TAG, DAY, GROUP
 from export_pipeline.orchestration.resources import lasting_failures
-from export_pipeline.requests.backups import ALL_APPS, KIND, BackupRequests, NewBackup
+from export_pipeline.requests.backups import KIND, BackupRequests, NewBackup
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.leases import Lease
-from export_pipeline.requests.models import Request
+from export_pipeline.requests.models import ALL_APPS, Request
 from export_pipeline.requests.retries import PASSING
 
 PARTS_OF_A_STEP = 8

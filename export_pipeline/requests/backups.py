@@ -15,14 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from export_pipeline.errors import BadInputError
 from export_pipeline.requests.batches import new_id
 from export_pipeline.requests.database import RequestsDatabaseError, database_errors
-from export_pipeline.requests.models import LIVE, LONGEST_ACTOR, LONGEST_KEY, Request, check_app_id
+from export_pipeline.requests.models import ALL_APPS, LIVE, LONGEST_ACTOR, LONGEST_KEY, Request, check_app_id
 from export_pipeline.requests.reading import RequestReader
 from export_pipeline.requests.rows import COLUMNS, Rows, now, record, requests_in, table
 from export_pipeline.requests.schema import export_requests
 from export_pipeline.requests.submitting import HERE, IdempotencyConflictError
 
 KIND = "app_backup"
-ALL_APPS = "*"
 
 _MOST_RACES = 10
 

@@ -15,6 +15,9 @@ Status = Literal["pending", "running", "completed", "expired", "failed", "cancel
 LIVE: frozenset[Status] = frozenset({"pending", "running"})
 FINISHED: frozenset[Status] = frozenset({"completed", "expired", "failed", "cancelled"})
 
+ALL_APPS = "*"
+"""In place of an app's id: every app."""
+
 USER_EXPORT = "user_export"
 """The kind of a row that asks for a user's export."""
 

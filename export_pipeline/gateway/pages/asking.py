@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 from starlette.datastructures import FormData
 
-from export_pipeline.access.roles import ALL_APPS, Permission
+from export_pipeline.access.roles import Permission
 from export_pipeline.catalog.narrowing import parse_narrowing
 from export_pipeline.errors import BadInputError, ExportPipelineError
 from export_pipeline.formats.registry import FORMATS
@@ -23,6 +23,7 @@ from export_pipeline.gateway.problems import ProblemError
 from export_pipeline.gateway.services import Here, Services
 from export_pipeline.gateway.shapes import Asked, NewExport
 from export_pipeline.mongo.filters import parse_json
+from export_pipeline.requests.models import ALL_APPS
 
 FORMAT_WORDS: Mapping[str, str] = {
     "json": "JSON: one array, a document per line",

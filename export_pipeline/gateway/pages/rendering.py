@@ -11,11 +11,12 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from export_pipeline.access.roles import ALL_APPS, Permission
+from export_pipeline.access.roles import Permission
 from export_pipeline.gateway.authorization import Caller
 from export_pipeline.gateway.pages import shown
 from export_pipeline.gateway.pages.session import Session, put_session, read_session, root_of
 from export_pipeline.gateway.services import services_of
+from export_pipeline.requests.models import ALL_APPS
 
 STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
