@@ -6,7 +6,7 @@ folder, so any executor on any machine may take any of them, again and again.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC
 from typing import Any
 
@@ -234,7 +234,7 @@ def _at_work(context: dg.OpExecutionContext, exporter: Exporter, request: Reques
             Backups(exporter).fail(request, error)
             raise
         except BaseException:
-            Backups(exporter).fail(
-                request, InterruptedBackupError("the backup's run was ended; a retry goes on with it")
-            )
+            ended = InterruptedBackupError("the backup's run was ended; a retry goes on with it")
+            with suppress(ExportPipelineError):  # then the reconciler finds it, and what ended the run is what is told
+                Backups(exporter).fail(request, ended)
             raise
