@@ -12,7 +12,7 @@ from export_pipeline.orchestration.jobs import export_users, request_export
 from export_pipeline.orchestration.notifying import due_notifications
 from export_pipeline.orchestration.reconciling import request_reconciler
 from export_pipeline.orchestration.resources import resources
-from export_pipeline.orchestration.restore_jobs import erase_user, restore_backup
+from export_pipeline.orchestration.restore_jobs import erase_user, pending_restores, restore_backup
 from export_pipeline.orchestration.schedules import (
     expire_packages,
     expire_packages_hourly,
@@ -36,7 +36,10 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
             *(request_export, export_users, expire_packages, check_catalog, watch_due_dates),
             *(backup_app, restore_backup, erase_user),
         ],
-        sensors=[pending_requests, request_reconciler, due_notifications, pending_backups, backup_schedules],
+        sensors=[
+            *(pending_requests, pending_backups, pending_restores),
+            *(request_reconciler, due_notifications, backup_schedules),
+        ],
         schedules=[expire_packages_hourly, watch_due_dates_every_six_hours, check_catalog_weekly],
         resources=resources(settings),
     )

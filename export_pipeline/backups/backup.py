@@ -7,7 +7,7 @@ backup is not made again.
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -22,8 +22,9 @@ from export_pipeline.backups.planning import LANES, Wanted, make_plan
 from export_pipeline.backups.removal import backup_folder, storage_of
 from export_pipeline.backups.seal import PLAN, manifest_sha256, seal
 from export_pipeline.backups.verify import load_manifest
+from export_pipeline.backups.working import at_work
 from export_pipeline.backups.write import PartRecord, write_part
-from export_pipeline.errors import BadInputError, ExportPipelineError
+from export_pipeline.errors import BadInputError
 from export_pipeline.installation import Installation
 from export_pipeline.mongo.connection import SnapshotTooOldError
 from export_pipeline.mongo.snapshot import SnapshotReader
@@ -41,18 +42,6 @@ LATEST = "latest"
 """In the place of a base's id: the newest backup of the app that this one can be made on."""
 
 MOST_PROCESSES = 16
-
-
-class InterruptedBackupError(ExportPipelineError):
-    """The process was told to stop."""
-
-    code = "interrupted"
-
-
-class UnexpectedError(ExportPipelineError):
-    """Something that should not happen. Only its kind is told: an unforeseen message may quote data."""
-
-    code = "internal"
 
 
 class Backups:
@@ -137,29 +126,6 @@ class Backups:
             expires_at=None,
         )
 
-    def fail(self, request: Request, error: ExportPipelineError) -> None:
-        """Record why a backup failed; what it has written stays, for the next attempt to take up."""
-        self._at.requests.fail_batch(str(request.batch_id), code=error.code, message=str(error))
-
-    @contextmanager
-    def at_work(self, request: Request) -> Iterator[Lease]:
-        """Show signs of life, and record what ends the work before its time."""
-        with Lease(self._at.requests, str(request.batch_id)) as lease:
-            try:
-                yield lease
-            except ExportPipelineError as error:
-                self.fail(request, error)
-                raise
-            except Exception as error:
-                told = UnexpectedError(f"the backup ended with an unexpected {type(error).__name__}; please report it")
-                with suppress(ExportPipelineError):  # then whoever watches leases finds it
-                    self.fail(request, told)
-                raise
-            except BaseException:
-                with suppress(ExportPipelineError):
-                    self.fail(request, InterruptedBackupError("the backup was interrupted; a retry goes on with it"))
-                raise
-
     def run(
         self, request: Request, processes: int = 1, on_progress: Callable[[int, int], None] = lambda _, __: None
     ) -> BackupManifest:
@@ -168,7 +134,7 @@ class Backups:
         ``on_progress`` is called with the documents written so far, and those expected. Where the server loses the
         moment on the way, everything is read anew, once. Raises what made it fail, after recording it.
         """
-        with self.at_work(request) as lease:
+        with at_work(self._at.requests, request, "backup") as lease:
             manifest = self.sealed(request)
             if manifest is None:
                 try:

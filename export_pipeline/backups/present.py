@@ -5,6 +5,7 @@ from sqlalchemy import select
 from export_pipeline.requests.backups import KIND
 from export_pipeline.requests.models import LIVE, Request
 from export_pipeline.requests.reading import RequestReader
+from export_pipeline.requests.restores import KIND as RESTORE
 from export_pipeline.requests.rows import table
 
 
@@ -17,8 +18,8 @@ class BackupReader(RequestReader):
 
     def read_by_restores(self) -> set[str]:
         """Return the ids of the backups that a restore under way, or about to begin, reads."""
-        restores = self._select(table.kind == "restore", table.status.in_(LIVE))
-        return {str(restore.options["backup_id"]) for restore in restores if "backup_id" in restore.options}
+        restores = self._select(table.kind == RESTORE, table.status.in_(LIVE))
+        return {str(restore.options["backup_id"]) for restore in restores}
 
     def storages(self) -> list[str]:
         """Return the roots that backups have gone to, other than the installation's, sorted."""

@@ -84,70 +84,91 @@ class Restore:
         client: MongoClient[Document],
         wish: Wish,
         keys: Keys,
-        on_documents: OnDocuments = lambda _: None,
     ) -> None:
         """Read the manifest and make the plan. Raises BadInputError, and IncompleteError for a damaged manifest."""
         self._installation = installation
-        self._wish = wish
+        self.wish = wish
         self._source = BackupSource(folder, keys)
-        self._manifest = self._source.manifest
+        self.manifest = self._source.manifest
         self._target = RestoreTarget(client)
         settings = installation.settings
-        self._targets = plan_targets(self._manifest, installation.catalog, settings.mongo_database, wish)
-        storages = [*storages_of_backups(installation, self._manifest.app_id), folder.storage]
+        self._targets = plan_targets(self.manifest, installation.catalog, settings.mongo_database, wish)
+        storages = [*storages_of_backups(installation, self.manifest.app_id), folder.storage]
         self._ledger = Ledger(installation.database, storages)
         self._begun_at = time.monotonic()
         self._stopped = Event()
-        self._report_documents = on_documents
+        self._report_documents: OnDocuments = lambda _: None
 
     @property
     def documents(self) -> int:
         """How many documents are to be loaded."""
-        return sum(target.source.documents_written for target in self._targets)
+        return sum(self.documents_of.values())
+
+    @property
+    def documents_of(self) -> dict[str, int]:
+        """The same, by collection."""
+        return {target.source.name: target.source.documents_written for target in self._targets}
+
+    @property
+    def databases(self) -> list[str]:
+        """The databases that are written."""
+        return sorted({target.name[0] for target in self._targets})
+
+    @property
+    def server(self) -> str:
+        """What tells the MongoDB that is written from others: the addresses of its members."""
+        return self._target.server
 
     def check(self) -> RestoreReport:
         """Check everything, and write nothing; return what would be restored. Raises what ``run`` would before it."""
         self._check()
         return self._report({}, dry_run=True, continued=False)
 
-    def run(self) -> RestoreReport:
-        """Restore.
+    def run(self, on_documents: OnDocuments = lambda _: None) -> RestoreReport:
+        """Restore. What is recorded in the target stays until ``forget`` is called: until then, this can run again.
 
         Raises before anything is written: IncompleteError that names a part, WrongKeyError, BackupRefusedError,
         TargetRefusedError. Later: RestoreFailedError, MongoUnreachableError, StorageError, after which it can be
         called again to continue; IncompleteError where what was loaded is not what the backup holds.
         """
-        record, plan, continued = self._check()
-        record.begin(plan)
-        done = record.done() if continued else {}
-        with ThreadPoolExecutor(self._wish.threads, "restore") as pool:
+        self._report_documents = on_documents
+        continued = self._check()
+        self._record.begin(self._plan)
+        done = self._record.done() if continued else {}
+        with ThreadPoolExecutor(self.wish.threads, "restore") as pool:
             waiting = [target for target in self._loaded if _key(target) not in done]
             self._all(pool.submit(self._prepare, target, done, continued) for target in waiting)
-            loaded = self._load(pool, waiting, record, done, continued=continued)
+            loaded = self._load(pool, waiting, done, continued=continued)
             self._all(pool.submit(self._target.finish, target) for target in self._loaded)
         for view in self._views:
             self._target.prepare(view)
             self._target.finish(view)
         whole = {_key(target): Loaded.of(done[_key(target)]) for target in self._loaded if _key(target) in done}
         whole |= {_key(target): _together(loaded, target) for target in waiting}
-        report = self._report(whole, dry_run=False, continued=continued)
-        record.remove()
-        return report
+        return self._report(whole, dry_run=False, continued=continued)
 
-    def _check(self) -> tuple[RestoreRecord, str, bool]:
-        """Return the record, the plan's hash, and whether it has begun before."""
-        erased = {f"{target.source.database}.{target.source.name}": self._hashes(target) for target in self._loaded}
-        plan = plan_sha256(self._source.manifest_sha256, self._targets, erased)
-        record = RestoreRecord(self._target, self._record_database)
-        continued = record.begun(plan)
+    def forget(self) -> None:
+        """Remove what this restore recorded in the target, once it is known elsewhere that it is done."""
+        if self._record.begun(self._plan):
+            self._record.remove()
+
+    def _check(self) -> bool:
+        """Check everything; tell whether this restore has begun before."""
+        continued = self._record.begun(self._plan)
         if not continued:
-            self._target.check(self._targets, self._manifest.server_version)
+            self._target.check(self._targets, self.manifest.server_version)
         self._source.check()
-        return record, plan, continued
+        return continued
 
-    @property
-    def _record_database(self) -> str:
-        return self._targets[0].name[0]
+    @cached_property
+    def _plan(self) -> str:
+        """The hash of all that is to be done."""
+        erased = {f"{target.source.database}.{target.source.name}": self._hashes(target) for target in self._loaded}
+        return plan_sha256(self._source.manifest_sha256, self._targets, erased)
+
+    @cached_property
+    def _record(self) -> RestoreRecord:
+        return RestoreRecord(self._target, self._targets[0].name[0])
 
     @cached_property
     def _loaded(self) -> list[Target]:
@@ -168,7 +189,6 @@ class Restore:
         self,
         pool: ThreadPoolExecutor,
         targets: Sequence[Target],
-        record: RestoreRecord,
         done: Mapping[str, Any],
         *,
         continued: bool,
@@ -188,21 +208,21 @@ class Restore:
                 self._source, self._loading(target), part, again=continued, on_documents=self._on_documents
             )
             key = _part_key(target, part)
-            record.add(key, figures.recorded)
+            self._record.add(key, figures.recorded)
             with lock:
                 loaded[key] = figures
                 missing[_key(target)].discard(key)
                 is_whole = not missing[_key(target)]
             if is_whole:
-                comparing.append(comparers.submit(self._guarded, self._compare, target, loaded, record))
+                comparing.append(comparers.submit(self._guarded, self._compare, target, loaded))
 
         def load_all(target: Target) -> None:
             for part in target.source.parts:
                 load(target, part)
 
-        with ThreadPoolExecutor(self._wish.threads, "compare") as comparers:
+        with ThreadPoolExecutor(self.wish.threads, "compare") as comparers:
             comparing = [
-                comparers.submit(self._guarded, self._compare, target, loaded, record)
+                comparers.submit(self._guarded, self._compare, target, loaded)
                 for target in targets
                 if not missing[_key(target)]
             ]
@@ -220,11 +240,11 @@ class Restore:
             self._all(comparing)
         return loaded
 
-    def _compare(self, target: Target, loaded: Mapping[str, Loaded], record: RestoreRecord) -> None:
+    def _compare(self, target: Target, loaded: Mapping[str, Loaded]) -> None:
         parts = [loaded[_part_key(target, part)] for part in target.source.parts]
         compare(self._loading(target), parts, self._on_documents)
         self._target.build_indexes(target)
-        record.add(_key(target), _together(loaded, target).recorded)
+        self._record.add(_key(target), _together(loaded, target).recorded)
 
     def _loading(self, target: Target) -> Loading:
         return Loading(target, self._erased(target), self._target.collection(target.name))
@@ -233,7 +253,7 @@ class Restore:
         """Return whom of the erased a collection may name. Raises BackupRefusedError where only a hook could tell."""
         found = []
         for entry, owner in target.claims:
-            for app_id in dict.fromkeys([owner, self._wish.app_id or owner]):
+            for app_id in dict.fromkeys([owner, self.wish.app_id or owner]):
                 hashes = self._erased_since(app_id, self._moment(target.source))
                 if not hashes or not target.source.documents_written:
                     continue
@@ -263,7 +283,7 @@ class Restore:
 
     def _moment(self, collection: BackedUpCollection) -> datetime:
         """Return the earliest moment that a collection's documents are of."""
-        moment = _moment_of(self._manifest)
+        moment = _moment_of(self.manifest)
         if collection.method != "since_time":
             return moment
         # What an earlier backup had stands for what has been deleted since too.
@@ -308,13 +328,13 @@ class Restore:
                 )
             )
         return RestoreReport(
-            backup_id=self._manifest.backup_id,
-            app_id=self._manifest.app_id,
-            new_app_id=self._wish.app_id,
+            backup_id=self.manifest.backup_id,
+            app_id=self.manifest.app_id,
+            new_app_id=self.wish.app_id,
             dry_run=dry_run,
             continued=continued,
             collections=tuple(collections),
-            without=tuple(self._wish.without),
+            without=tuple(self.wish.without),
             documents=sum(each.documents for each in collections),
             left_out=sum(each.left_out for each in collections),
             detached=sum(each.detached for each in collections),

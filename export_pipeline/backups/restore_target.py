@@ -61,6 +61,13 @@ class RestoreTarget:
     def __init__(self, client: MongoClient[Document]) -> None:
         self._client = client
 
+    @property
+    def server(self) -> str:
+        """The addresses of the server's members."""
+        with writing("the target's server"):
+            self._client.server_info()  # they are known only then
+            return ",".join(sorted(f"{host}:{port}" for host, port in self._client.nodes))
+
     def database(self, name: str) -> Database[Any]:
         """Return a database whose collections are read and written at the primary."""
         return self._client.get_database(name, read_preference=ReadPreference.PRIMARY, write_concern=_MAJORITY)

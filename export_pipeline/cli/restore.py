@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from export_pipeline.cli.options import json_option
+from export_pipeline.cli.options import json_option, operator
 from export_pipeline.cli.shown import counting_bar
 from export_pipeline.installation import Installation
 from export_pipeline.settings import Settings
@@ -62,6 +62,7 @@ def restore(
     from export_pipeline.backups.restore import Restore
     from export_pipeline.backups.restore_plan import Wish
     from export_pipeline.backups.restore_source import find_backup
+    from export_pipeline.backups.restoring import Restores
     from export_pipeline.encryption.age import parse_identities
     from export_pipeline.mongo.connection import connect
     from export_pipeline.packages.layers import Keys
@@ -71,9 +72,14 @@ def restore(
     with Installation(Settings.load()) as installation, counting_bar("restoring") as on_documents:
         client = connect(mongo_uri) if mongo_uri else installation.client
         try:
-            folder = find_backup(installation, backup)
-            restoring = Restore(installation, folder, client, wish, keys, on_documents)
-            report = restoring.check() if dry_run else restoring.run()
+            restoring = Restore(installation, find_backup(installation, backup), client, wish, keys)
+            if dry_run:
+                report = restoring.check()
+            else:
+                restores = Restores(installation)
+                attended = bool(keys or mongo_uri)
+                row = restores.submit(restoring, backup, operator(), attended=attended, run_here=True)
+                report = restores.run(row, restoring, on_documents)
         finally:
             if mongo_uri:
                 client.close()

@@ -17,9 +17,10 @@ from export_pipeline.gateway.request_figures import DURATIONS, SIZES, Distributi
 from export_pipeline.gateway.services import Here, Services
 from export_pipeline.requests.backups import KIND as APP_BACKUP
 from export_pipeline.requests.models import ALL_APPS, FINISHED, LIVE, USER_EXPORT
+from export_pipeline.requests.restores import KIND as RESTORE
 from export_pipeline.settings import Settings
 
-KINDS = (APP_BACKUP, "restore", USER_EXPORT)
+KINDS = (APP_BACKUP, RESTORE, USER_EXPORT)
 """Told of although there may be none."""
 
 _PREFIX = "export_pipeline"

@@ -6,33 +6,28 @@ folder, so any executor on any machine may take any of them, again and again.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from datetime import UTC
 from typing import Any
 
 import dagster as dg
 
-from export_pipeline.backups.backup import Backups, InterruptedBackupError
+from export_pipeline.backups.backup import Backups
 from export_pipeline.backups.plan import BackupPlan, PlannedPart
 from export_pipeline.backups.planning import LANES
 from export_pipeline.backups.removal import FOLDER_OF_ALL_APPS
 from export_pipeline.backups.write import PartRecord
-from export_pipeline.errors import ExportPipelineError, StaleRequestError
+from export_pipeline.errors import StaleRequestError
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.launching_runs import asked_by_run
 from export_pipeline.orchestration.names import APP, BACKUP_APPS, BACKUP_PARTITIONS, BACKUPS, BATCH_TAG, DAY, GROUP
 from export_pipeline.orchestration.resources import lasting_failures
+from export_pipeline.orchestration.row_work import LONG_RUNS, at_work, begin_row, row_of_run
 from export_pipeline.requests.backups import KIND, BackupRequests, NewBackup
 from export_pipeline.requests.batches import Batch, new_id
-from export_pipeline.requests.leases import Lease
 from export_pipeline.requests.models import ALL_APPS, Request
-from export_pipeline.requests.retries import PASSING
 
 PARTS_OF_A_STEP = 8
 """Some 800 MB by default: enough that a step's own second does not count, few enough that steps spread."""
-
-MORE_TRIES = 2
-SECONDS_BETWEEN_TRIES = 5
 
 BACKUPS_AT_A_TIME = 4
 
@@ -46,11 +41,10 @@ def plan_backup(
 ) -> Iterator[dg.DynamicOutput[None]]:
     """Plan. A run that nobody asked for by a row, such as one of a backfill, makes its row first."""
     with lasting_failures():
-        request = _request_of(context, exporter) or _ask_for(context, exporter)
-        _refuse_two_at_once(context, request)
-        exporter.requests.attach_run(str(request.batch_id), context.run_id)
+        request = row_of_run(context, exporter) or _ask_for(context, exporter)
+        begin_row(context, exporter, request)
     backups = Backups(exporter)
-    with _at_work(context, exporter, request) as lease:
+    with at_work(context, exporter, request, "backup") as lease:
         if backups.sealed(request) is not None:
             steps = 0
         else:
@@ -73,7 +67,7 @@ def write_parts(context: dg.OpExecutionContext, exporter: dg.ResourceParam[Expor
     with lasting_failures():
         request = _must_run(context, exporter)
     backups = Backups(exporter)
-    with _at_work(context, exporter, request) as lease:
+    with at_work(context, exporter, request, "backup") as lease:
         plan = backups.load_plan(request)
         parts = next(parts for step, parts in enumerate(steps_of(plan)) if _key(step) == context.get_mapping_key())
 
@@ -102,7 +96,7 @@ def seal_backup(context: dg.OpExecutionContext, exporter: dg.ResourceParam[Expor
     with lasting_failures():
         request = _must_run(context, exporter)
     backups = Backups(exporter)
-    with _at_work(context, exporter, request) as lease:
+    with at_work(context, exporter, request, "backup") as lease:
         manifest = backups.sealed(request) or backups.seal(request, backups.load_plan(request), lease.check)
         backups.complete(request, manifest)
     context.add_output_metadata(
@@ -133,6 +127,7 @@ backup_app = dg.define_asset_job(
     selection=[BACKUPS],
     executor_def=dg.multi_or_in_process_executor,
     config={"execution": {"config": {"in_process": {}}}},
+    tags=LONG_RUNS,
     description="Back up an app: pick its partition, or let 'export-pipeline backup', the HTTP API or a schedule ask "
     "for it. With the configuration execution: {config: {multiprocess: {}}} parts are written by several processes.",
 )
@@ -188,14 +183,8 @@ def _key(step: int) -> str:
     return f"step_{step:05}"
 
 
-def _request_of(context: dg.OpExecutionContext, exporter: Exporter) -> Request | None:
-    run = context.instance.get_run_by_id(context.run_id)
-    batch_id = run.tags.get(BATCH_TAG) if run is not None else None  # the tags that the context has may be older
-    return next(iter(exporter.requests.of_batch(batch_id)), None) if batch_id else None
-
-
 def _must_run(context: dg.OpExecutionContext, exporter: Exporter) -> Request:
-    request = _request_of(context, exporter)
+    request = row_of_run(context, exporter)
     if request is None or request.status != "running":
         raise StaleRequestError("no backup is served by this run any more: it was cancelled, or given up")
     return request
@@ -208,33 +197,4 @@ def _ask_for(context: dg.OpExecutionContext, exporter: Exporter) -> Request:
     key = context.partition_key
     app = key.keys_by_dimension[APP] if isinstance(key, dg.MultiPartitionKey) else key
     new = NewBackup(ALL_APPS if app == FOLDER_OF_ALL_APPS else app, requested_by=asked_by_run(context.run_id))
-    request = Backups(exporter).submit(new, run_here=True)
-    context.instance.add_run_tags(context.run_id, {BATCH_TAG: str(request.batch_id)})
-    return request
-
-
-def _refuse_two_at_once(context: dg.OpExecutionContext, request: Request) -> None:
-    """Raise StaleRequestError while another run serves the backup, or where none is to."""
-    if request.status != "running":
-        raise StaleRequestError(f"backup {request.id} is {request.status}; ask for a new one instead")
-    other = context.instance.get_run_by_id(request.run_id) if request.run_id else None
-    if other is not None and other.run_id != context.run_id and not other.is_finished:
-        raise StaleRequestError(f"run {other.run_id} serves this backup at the moment; wait for it, or end it first")
-
-
-@contextmanager
-def _at_work(context: dg.OpExecutionContext, exporter: Exporter, request: Request) -> Iterator[Lease]:
-    """Show signs of life while a step works; a passing fault is tried again by the step, any other fails the backup."""
-    with lasting_failures(), Lease(exporter.requests, str(request.batch_id)) as lease:
-        try:
-            yield lease
-        except ExportPipelineError as error:
-            if error.code in PASSING and error.code != "snapshot_too_old" and context.retry_number < MORE_TRIES:
-                raise dg.RetryRequested(MORE_TRIES, SECONDS_BETWEEN_TRIES) from error
-            Backups(exporter).fail(request, error)
-            raise
-        except BaseException:
-            ended = InterruptedBackupError("the backup's run was ended; a retry goes on with it")
-            with suppress(ExportPipelineError):  # then the reconciler finds it, and what ended the run is what is told
-                Backups(exporter).fail(request, ended)
-            raise
+    return Backups(exporter).submit(new, run_here=True)

@@ -22,7 +22,7 @@ WAITING = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.Dagst
 AT_WORK = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 ENDING = (dg.DagsterRunStatus.CANCELING,)
 
-SERVING = ("export_users", "backup_app")
+SERVING = ("export_users", "backup_app", "restore_backup")
 """The jobs whose runs serve rows."""
 
 IDLE = "idle "

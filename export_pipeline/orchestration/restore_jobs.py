@@ -7,14 +7,20 @@ import dagster as dg
 from pydantic import Field
 
 from export_pipeline.backups.erase import Erasures
-from export_pipeline.backups.restore import Restore, RestoreReport
+from export_pipeline.backups.restore import RestoreReport
 from export_pipeline.backups.restore_plan import Wish
-from export_pipeline.backups.restore_source import find_backup
+from export_pipeline.backups.restoring import Restores
 from export_pipeline.errors import BadInputError
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.launching_runs import asked_by_run
+from export_pipeline.orchestration.names import BATCH_TAG
 from export_pipeline.orchestration.resources import lasting_failures
-from export_pipeline.packages.layers import NO_KEYS
+from export_pipeline.orchestration.row_work import LONG_RUNS, at_work, begin_row, row_of_run
+from export_pipeline.requests.batches import Batch, new_id
+from export_pipeline.requests.models import Request
+from export_pipeline.requests.restores import KIND, RestoreRequests
+
+RESTORES_AT_A_TIME = 4
 
 
 class RestoreBackup(dg.Config):
@@ -30,15 +36,33 @@ class RestoreBackup(dg.Config):
     threads: int = Field(default=2, ge=1, le=64, description="How many parts at a time.")
     dry_run: bool = Field(default=True, description="Check every part, and whether the target takes it; write nothing.")
 
+    @property
+    def wish(self) -> Wish:
+        """The same for the library."""
+        return Wish(tuple(self.to_database), self.app_id, tuple(self.without), self.threads)
+
 
 @dg.op(description="Checks every part and the target, then loads, compares with the manifest, and builds the indexes.")
 def restore(context: dg.OpExecutionContext, config: RestoreBackup, exporter: dg.ResourceParam[Exporter]) -> None:
-    """Restore, or say what would be."""
+    """Restore, or say what would be. A run that nobody asked for by a row makes its row first."""
+    restores = Restores(exporter)
     with lasting_failures():
-        wish = Wish(tuple(config.to_database), config.app_id, tuple(config.without), config.threads)
-        restoring = Restore(exporter, find_backup(exporter, config.backup), exporter.client, wish, NO_KEYS)
-        report = restoring.check() if config.dry_run else restoring.run()
-    context.add_output_metadata(_restored(report))
+        request = row_of_run(context, exporter)
+        if request is None:
+            restoring = restores.open(config.backup, config.wish)
+            if config.dry_run:
+                context.add_output_metadata(_restored(restoring.check()))
+                return
+            request = restores.submit(restoring, config.backup, asked_by_run(context.run_id), run_here=True)
+        else:
+            restoring = restores.open_of(request)
+            if request.status == "completed":  # by a run that did not live to say so
+                restoring.forget()
+                context.log.info("restore %s is completed already", request.id)
+                return
+        begin_row(context, exporter, request)
+    with at_work(context, exporter, request, "restore") as lease:
+        context.add_output_metadata(_restored(restores.work(request, restoring, lease)))
 
 
 def _restored(report: RestoreReport) -> dict[str, dg.MetadataValue]:
@@ -58,12 +82,42 @@ def _restored(report: RestoreReport) -> dict[str, dg.MetadataValue]:
 
 @dg.job(
     description="Bring a backup back into an empty database. As the form opens it is a dry run, which writes nothing. "
-    "A run that was interrupted is launched again, and continues.",
+    "A run that was interrupted is taken up by another one, and continues.",
     executor_def=dg.in_process_executor,
+    tags=LONG_RUNS,
 )
 def restore_backup() -> None:
     """Run the one op."""
     restore()
+
+
+@dg.sensor(
+    job_name=restore_backup.name,
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Claims restores that wait to be tried again, and asks for a run of each.",
+)
+def pending_restores(exporter: dg.ResourceParam[Exporter]) -> list[dg.RunRequest] | dg.SkipReason:
+    """Claim first, then ask for runs of all that is claimed and not begun, like ``pending_backups``."""
+    for request in RestoreRequests.beside(exporter.requests).waiting(RESTORES_AT_A_TIME):
+        exporter.requests.claim(Batch(new_id(), (request.id,)))
+    waiting = exporter.requests.unstarted_batches(KIND)
+    if not waiting:
+        return dg.SkipReason("no restore is pending")
+    return [
+        dg.RunRequest(
+            run_key=f"{batch_id}:{attempt}",
+            tags={BATCH_TAG: batch_id},
+            run_config=_config_of(exporter.requests.of_batch(batch_id)[0]),
+        )
+        for batch_id, attempt in waiting.items()
+    ]
+
+
+def _config_of(request: Request) -> dg.RunConfig:
+    """Return the form as somebody would have filled it in for a row."""
+    known = {name: request.options[name] for name in ("backup", "to_database", "app_id", "without", "threads")}
+    return dg.RunConfig(ops={"restore": RestoreBackup(**known, dry_run=False)})
 
 
 class EraseUser(dg.Config):

@@ -3,27 +3,16 @@
 What a worker does to them (claim, signs of life, progress, completion, failure) is the same as for exports.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from sqlalchemy import Connection, insert, select
-from sqlalchemy.exc import IntegrityError
-
 from export_pipeline.errors import BadInputError
-from export_pipeline.requests.batches import new_id
-from export_pipeline.requests.database import RequestsDatabaseError, database_errors
-from export_pipeline.requests.models import ALL_APPS, LIVE, LONGEST_ACTOR, LONGEST_KEY, Request, check_app_id
-from export_pipeline.requests.reading import RequestReader
-from export_pipeline.requests.rows import COLUMNS, Rows, now, record, requests_in, table
-from export_pipeline.requests.schema import export_requests
-from export_pipeline.requests.submitting import HERE, IdempotencyConflictError
+from export_pipeline.requests.exclusive import Exclusive, ExclusiveRequests
+from export_pipeline.requests.models import ALL_APPS, Request, check_app_id
+from export_pipeline.requests.rows import Rows, table
 
 KIND = "app_backup"
-
-_MOST_RACES = 10
 
 
 class BackupUnderWayError(BadInputError):
@@ -52,10 +41,7 @@ class NewBackup:
     def __post_init__(self) -> None:
         if self.app_id != ALL_APPS:
             check_app_id(self.app_id)
-        if len(self.requested_by) > LONGEST_ACTOR:
-            raise BadInputError(f"requested by: at most {LONGEST_ACTOR} characters are allowed")
-        if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= LONGEST_KEY:
-            raise BadInputError(f"idempotency key: expected 1 to {LONGEST_KEY} characters")
+        _ = self.row
 
     @property
     def options(self) -> dict[str, Any]:
@@ -63,8 +49,13 @@ class NewBackup:
         others = {"base": self.base, "storage": self.storage, "schedule_id": self.schedule_id}
         return {**self.form, **{name: value for name, value in others.items() if value is not None}}
 
+    @property
+    def row(self) -> Exclusive:
+        """What is inserted: an app has one backup at a time."""
+        return Exclusive(KIND, self.app_id, self.app_id, self.options, self.requested_by, self.idempotency_key)
 
-class BackupRequests(RequestReader):
+
+class BackupRequests(ExclusiveRequests):
     """Backups in the requests table."""
 
     @classmethod
@@ -73,19 +64,11 @@ class BackupRequests(RequestReader):
         return cls(rows._engine)  # noqa: SLF001  # of the same family
 
     def submit(self, new: NewBackup, *, run_here: bool = False) -> Request:
-        """Insert a backup as ``pending``; with ``run_here`` as ``running``, for a caller that does the work itself.
+        """Insert a backup; see ``submit_exclusive``.
 
-        A repetition, by its idempotency key, returns the row of the first time. Raises BackupUnderWayError while
-        another one of the app is pending or running, and IdempotencyConflictError.
+        Raises BackupUnderWayError while another one of the app is pending or running, and IdempotencyConflictError.
         """
-        with database_errors():
-            for _ in range(_MOST_RACES):
-                try:
-                    with self._engine.begin() as connection:
-                        return _insert_or_find(connection, new, run_here=run_here)
-                except IntegrityError:
-                    continue  # another writer was faster: on PostgreSQL its row is seen only now
-        raise RequestsDatabaseError("the requests table refused a new row again and again; try again")
+        return self.submit_exclusive(new.row, _under_way, run_here=run_here)
 
     def waiting(self, limit: int) -> list[Request]:
         """Return up to ``limit`` pending backups whose time has come, the oldest first."""
@@ -97,49 +80,7 @@ class BackupRequests(RequestReader):
         return self._select(*where, order=(table.id.desc(),))
 
 
-def _insert_or_find(connection: Connection, new: NewBackup, *, run_here: bool) -> Request:
-    if new.idempotency_key is not None:
-        same_key = (table.app_id == new.app_id, table.idempotency_key == new.idempotency_key)
-        for found in requests_in(connection, select(*COLUMNS).where(*same_key)):
-            if found.kind == KIND and _content(found.options) == _content(new.options):
-                return found
-            raise IdempotencyConflictError(
-                f"this idempotency key belongs to request {found.id}, which asks for something else; use a new key"
-            )
-    # The index lets one row of a fingerprint live at a time, whoever inserts at the same moment.
-    fingerprint = hashlib.sha256(f"{KIND}\0{new.app_id}".encode()).hexdigest()
-    alive = select(*COLUMNS).where(table.fingerprint == fingerprint, table.status.in_(LIVE))
-    for live in requests_in(connection, alive):
-        raise BackupUnderWayError(
-            f"backup {live.id} of this app is {live.status}; wait for it ('export-pipeline status {live.id}'), or "
-            "cancel it"
-        )
-    at = now()
-    row: dict[str, Any] = {
-        "id": new_id(),
-        "kind": KIND,
-        "app_id": new.app_id,
-        "selection": {},
-        "options": new.options,
-        "status": "pending",
-        "attempt": 0,
-        "priority": 0,
-        "requested_by": new.requested_by,
-        "requested_at": at,
-        "updated_at": at,
-        "documents_done": 0,
-        "bytes_written": 0,
-        "idempotency_key": new.idempotency_key,
-        "fingerprint": fingerprint,
-    }
-    if run_here:
-        row |= {"status": "running", "attempt": 1, "batch_id": new_id(), "run_id": HERE, "started_at": at}
-    connection.execute(insert(export_requests), row)
-    record(connection, [row["id"]], "submitted", new.requested_by)
-    if run_here:
-        record(connection, [row["id"]], "claimed", new.requested_by)
-    return requests_in(connection, select(*COLUMNS).where(table.id == row["id"]))[0]
-
-
-def _content(options: Mapping[str, Any]) -> str:
-    return json.dumps(options, sort_keys=True)
+def _under_way(live: Request) -> BackupUnderWayError:
+    return BackupUnderWayError(
+        f"backup {live.id} of this app is {live.status}; wait for it ('export-pipeline status {live.id}'), or cancel it"
+    )

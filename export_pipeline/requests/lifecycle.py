@@ -64,7 +64,7 @@ class Lifecycle(RequestReader):
         with self._writing() as connection:
             request = _the_one(connection, request_id)
             if request.status == "failed":
-                _refuse_forgotten(connection, request)
+                _refuse_what_is_not_at_hand(connection, request)
             try:
                 change_one(connection, statement, request_id, "failed")
             except IntegrityError:
@@ -160,9 +160,11 @@ def _forget_addresses(connection: Connection, request_id: str) -> None:
     connection.execute(update(notifications).where(notifications.c.request_id == request_id).values(address=None))
 
 
-def _refuse_forgotten(connection: Connection, request: Request) -> None:
+def _refuse_what_is_not_at_hand(connection: Connection, request: Request) -> None:
     if request.selection.get("forgotten"):
         raise BadInputError(f"request {request.id} has forgotten whom it was about; ask for a new export")
+    if request.options.get("attended"):
+        raise BadInputError(f"{request.kind} {request.id} needs what only its caller has; give the same command again")
     if request.options.get("passphrase"):
         kept = select(kept_secrets.c.owner).where(kept_secrets.c.owner == request.id)
         if connection.execute(kept).first() is None:

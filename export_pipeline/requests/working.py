@@ -112,12 +112,15 @@ class BatchWork(RequestReader):
         batch_id: str,
         *,
         documents: int,
-        result_uri: str,
+        result_uri: str | None,
         result_bytes: int,
-        result_sha256: str,
+        result_sha256: str | None,
         expires_at: datetime | None,
     ) -> None:
-        """Record a published package. Raises StaleRequestError unless the request still runs in this batch."""
+        """Record a published package, or other work that is done.
+
+        Raises StaleRequestError unless the request still runs in this batch.
+        """
         at = now()
         with self._writing() as connection:
             statement = _if_running(request_id, batch_id).values(

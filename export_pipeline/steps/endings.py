@@ -33,7 +33,7 @@ class Endings(Installation):
         Nothing happens where the worker has shown a sign of life since its lease was ``seen``. Returns the requests
         that were given up, as they are now.
         """
-        message = "the process that made this export ended without finishing it"
+        message = "the process that worked on this request ended without finishing it"
         ids = self.requests.give_up(batch_id, seen, message=message)
         given_up = [self.requests.get(request_id) for request_id in ids]
         for request in given_up:

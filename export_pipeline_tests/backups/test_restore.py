@@ -138,7 +138,10 @@ def back_up(app: Exporter) -> BackUp:
 
 
 def restore(app: Exporter, backup: str, to: str, *, keys: Keys = NO_KEYS, **wish: Any) -> RestoreReport:
-    return Restore(app, find_backup(app, backup), app.client, Wish([to], **wish), keys).run()
+    restoring = Restore(app, find_backup(app, backup), app.client, Wish([to], **wish), keys)
+    report = restoring.run()
+    restoring.forget()
+    return report
 
 
 def contents(client: Client, database: str, name: str, kind: str) -> list[bytes]:

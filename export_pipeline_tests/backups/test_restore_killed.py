@@ -47,7 +47,9 @@ for name in ("begin", "add", "remove"):
 with Installation(Settings.load()) as installation:
     folder = find_backup(installation, sys.argv[2])
     print("loading", flush=True)
-    restore.Restore(installation, folder, installation.client, Wish([sys.argv[3]]), NO_KEYS).run()
+    restoring = restore.Restore(installation, folder, installation.client, Wish([sys.argv[3]]), NO_KEYS)
+    restoring.run()
+    restoring.forget()
 print(steps)
 """
 

@@ -102,7 +102,9 @@ def one_round(
                 list(threads.map(insert_many, names))
         else:
             wish = Wish(["restored"], threads=THREADS)
-            Restore(installation, find_backup(installation, backup), client, wish, NO_KEYS).run()
+            restoring = Restore(installation, find_backup(installation, backup), client, wish, NO_KEYS)
+            restoring.run()
+            restoring.forget()
         found[what] = (time.perf_counter() - begun, cpu_seconds() - cpu)
     for database in ("inserted", "restored"):
         client.drop_database(database)

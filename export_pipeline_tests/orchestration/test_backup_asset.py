@@ -10,11 +10,13 @@ from export_pipeline.backups import backup as backup_steps
 from export_pipeline.backups.backup import Backups
 from export_pipeline.backups.removal import backup_folder
 from export_pipeline.backups.verify import verify_backup
+from export_pipeline.backups.working import InterruptedWorkError
 from export_pipeline.definitions import build_defs
 from export_pipeline.demo.data import DemoData
 from export_pipeline.exporter import Exporter
-from export_pipeline.orchestration.backup_asset import MORE_TRIES, pending_backups
+from export_pipeline.orchestration.backup_asset import pending_backups
 from export_pipeline.orchestration.names import APP, BACKUP_APPS, BATCH_TAG, DAY
+from export_pipeline.orchestration.row_work import MORE_TRIES
 from export_pipeline.packages.layers import NO_KEYS
 from export_pipeline.requests import retries
 from export_pipeline.requests.backups import NewBackup
@@ -104,11 +106,11 @@ def test_a_passing_fault_is_tried_again_within_the_run(
         number = arguments[5].number
         written.append(number)
         if written.count(number) == 1 and number == 1:
-            raise backup_steps.InterruptedBackupError("a fault that passes")
+            raise InterruptedWorkError("a fault that passes")
         return write_part(*arguments)
 
     monkeypatch.setattr(backup_steps, "write_part", failing_once)
-    monkeypatch.setattr("export_pipeline.orchestration.backup_asset.SECONDS_BETWEEN_TRIES", 0)
+    monkeypatch.setattr("export_pipeline.orchestration.row_work.SECONDS_BETWEEN_TRIES", 0)
     (run,) = tick(exporter, instance)
     result = launch(exporter, instance, run)
     assert result.success
@@ -124,11 +126,11 @@ def test_a_fault_that_stays_fails_the_backup_and_what_is_written_stays_for_the_r
 
         def failing(*arguments: Any) -> Any:
             tries.append(arguments[5].number)
-            raise backup_steps.InterruptedBackupError("a fault that stays for a while")
+            raise InterruptedWorkError("a fault that stays for a while")
 
         patched.setattr(backup_steps, "write_part", failing)
         patched.setattr(retries, "FIRST_DELAY", timedelta(0))
-        patched.setattr("export_pipeline.orchestration.backup_asset.SECONDS_BETWEEN_TRIES", 0)
+        patched.setattr("export_pipeline.orchestration.row_work.SECONDS_BETWEEN_TRIES", 0)
         (run,) = tick(exporter, instance)
         assert not launch(exporter, instance, run).success
     assert tries.count(tries[0]) == 1 + MORE_TRIES
