@@ -86,3 +86,13 @@ def test_bad_usage_is_told_and_nothing_is_written(run: Any, arguments: list[str]
     assert done.exit_code == 2
     assert message in done.stderr
     assert not (tmp_path / "home" / "exports").exists()
+
+
+def test_a_backup_is_removed_once_somebody_says_so(run: Any) -> None:
+    said = json.loads(run("--app", APP, "--json").stdout)
+    folder = Path(said["manifest"]).parent
+    assert run("remove", said["backup_id"]).exit_code == 1, "nobody has confirmed it"
+    assert folder.exists()
+    assert run("remove", said["backup_id"], "--yes").exit_code == 0
+    assert not folder.exists()
+    assert "no backup has this id" in run("remove", "0190", "--yes").stderr

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from export_pipeline.backups.form import check_form
+from export_pipeline.backups.form import check_form, check_incremental
 from export_pipeline.backups.manifest import BackupManifest, BackupOptions
 from export_pipeline.backups.plan import BackupPlan, PlannedPart
 from export_pipeline.backups.planning import LANES, Wanted, make_plan
@@ -56,6 +56,7 @@ class Backups:
         options = check_form(new.form)
         new = replace(new, form=options.model_dump(mode="json"))
         if new.base is not None:
+            check_incremental(options)
             base = self._latest_base(new, options) if new.base == LATEST else new.base
             if base is not None and new.base != LATEST:
                 self._base_of_id(new.app_id, base, new.storage)

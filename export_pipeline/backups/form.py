@@ -33,6 +33,12 @@ def check_form(given: Mapping[str, Any]) -> BackupOptions:
     return form
 
 
+def check_incremental(form: BackupOptions) -> None:
+    """Raise BadInputError where nothing of an earlier backup can be taken over."""
+    if form.format == "csv":
+        raise BadInputError("option format: a backup as csv is a whole one each time; for incremental ones choose bson")
+
+
 def _explain(location: tuple[int | str, ...], message: str) -> str:
     name = str(location[0]) if location else ""
     if name not in BackupOptions.model_fields:

@@ -9,9 +9,10 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from export_pipeline.backups.present import BackupReader
-from export_pipeline.errors import ExportPipelineError, StaleRequestError
+from export_pipeline.errors import BadInputError, ExportPipelineError, StaleRequestError
 from export_pipeline.installation import Installation
 from export_pipeline.packages.naming import MANIFEST
+from export_pipeline.requests.backups import KIND
 from export_pipeline.requests.models import ALL_APPS, Request
 from export_pipeline.requests.store import RequestStore
 from export_pipeline.storage import Storage, open_storage
@@ -46,6 +47,26 @@ def storage_at(installation: Installation, root: str | None) -> Storage:
         sse=settings.s3_sse,
         sse_kms_key_id=settings.s3_sse_kms_key_id,
     )
+
+
+class StillNeededError(BadInputError):
+    """Another backup builds on this one, or a restore reads it."""
+
+    code = "still_needed"
+
+
+def remove_by_hand(installation: Installation, backup_id: str) -> None:
+    """Remove a completed backup. Raises StillNeededError, and what ``remove_backup`` does."""
+    request = installation.requests.known([backup_id]).get(backup_id)
+    if request is None or request.kind != KIND:
+        raise BadInputError("no backup has this id; 'export-pipeline status' lists the latest ones")
+    reader = BackupReader(installation.database)
+    if request.id in reader.read_by_restores():
+        raise StillNeededError(f"backup {request.id} is being restored; wait until that is done")
+    for other in reader.present():
+        if other.options.get("base") == request.id:
+            raise StillNeededError(f"backup {other.id} builds on {request.id}; remove that one first")
+    remove_backup(installation.requests, storage_of(installation, request), request)
 
 
 def remove_backup(requests: RequestStore, storage: Storage, request: Request) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 
-from export_pipeline.backups.form import check_form
+from export_pipeline.backups.form import check_form, check_incremental
 from export_pipeline.backups.retention import Retention
 from export_pipeline.backups.ticks import check_cron, find_zone, next_tick
 from export_pipeline.errors import BadInputError, ExportPipelineError
@@ -63,13 +63,15 @@ class NewSchedule:
             check_app_id(self.app_id)
         check_cron(self.cron)
         find_zone(self.time_zone)
-        check_form(self.options)
+        form = check_form(self.options)
         if self.storage is not None:
             _check_storage(self.storage)
         if type(self.full_every) is not int or not 1 <= self.full_every <= MOST_INCREMENTAL:
             raise BadInputError(
                 f"full every: expected a whole number from 1 (each backup is a full one) to {MOST_INCREMENTAL}"
             )
+        if self.full_every > 1:
+            check_incremental(form)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,19 @@ def dump(named: str, output: Path, **given: Any) -> None:
         click.echo(f"left out, as mongorestore takes no time series: {', '.join(left_out)}", err=True)
 
 
+@backup.command()
+@click.argument("named", metavar="BACKUP")
+@click.confirmation_option(prompt="This removes the backup's files for good. Go on?")
+def remove(named: str) -> None:
+    """Remove a backup, by its id: its files go, its row stays as history. One that others build on stays."""
+    from export_pipeline.backups.removal import remove_by_hand
+    from export_pipeline.installation import Installation
+
+    with Installation(Settings.load()) as installation:
+        remove_by_hand(installation, named)
+    click.echo(f"{named}: removed")
+
+
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
     with progress_bar() as bar:

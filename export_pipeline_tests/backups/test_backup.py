@@ -479,6 +479,8 @@ def test_where_more_than_the_new_has_changed_all_is_read(
 
 def test_a_base_has_to_fit(backups: Backups, app: Database[dict[str, Any]]) -> None:
     first = made(backups)
+    with pytest.raises(BadInputError, match="csv is a whole one each time"):
+        made(backups, base=LATEST, format="csv")
     with pytest.raises(BadInputError, match="no such backup"):
         made(backups, OTHER, base=first.backup_id)
     with pytest.raises(BadInputError, match="has another format, compression, part size or recipients"):

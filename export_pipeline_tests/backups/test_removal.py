@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from export_pipeline.backups.removal import LEFT_FOR_A_RETRY, backup_folder, remove_backup, storage_of, sweep_backups
-from export_pipeline.errors import StaleRequestError, StorageError
+from export_pipeline.backups.removal import (
+    LEFT_FOR_A_RETRY,
+    StillNeededError,
+    backup_folder,
+    remove_backup,
+    remove_by_hand,
+    storage_of,
+    sweep_backups,
+)
+from export_pipeline.errors import BadInputError, StaleRequestError, StorageError
 from export_pipeline.installation import Installation
 from export_pipeline.requests.models import Request, Status
 from export_pipeline.settings import Settings
@@ -37,6 +45,22 @@ def make_backup(installation: Installation, status: Status = "completed", **colu
 def files_of(installation: Installation, request: Request) -> list[str]:
     root = Path(storage_of(installation, request).locate(backup_folder(request)))
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+def test_by_hand_nothing_is_removed_that_is_still_needed(installation: Installation) -> None:
+    base = make_backup(installation)
+    later = make_backup(installation, options={"base": base.id})
+    with pytest.raises(StillNeededError, match=f"backup {later.id} builds on {base.id}"):
+        remove_by_hand(installation, base.id)
+    restore = make_request(installation, kind="restore", status="running", options={"backup_id": later.id})
+    with pytest.raises(StillNeededError, match="is being restored"):
+        remove_by_hand(installation, later.id)
+    installation.requests.cancel(restore.id, "test")
+    for request in (later, base):
+        remove_by_hand(installation, request.id)
+        assert files_of(installation, request) == []
+    with pytest.raises(BadInputError, match="no backup has this id"):
+        remove_by_hand(installation, restore.id)
 
 
 @pytest.mark.parametrize("app_id", ["app", "*"])

@@ -103,6 +103,7 @@ def test_a_schedule_is_shown_as_json(schedules: ScheduleStore) -> None:
         ({"storage": "s3://B"}, "give s3://bucket or s3://bucket/prefix"),
         ({"full_every": 0}, "full every: expected a whole number from 1"),
         ({"full_every": True}, "full every: expected a whole number from 1"),
+        ({"full_every": 2, "options": {"format": "csv"}}, "csv is a whole one each time"),
     ],
 )
 def test_what_is_not_allowed_is_refused_with_what_to_do(wrong: dict[str, Any], says: str) -> None:
