@@ -145,7 +145,8 @@ class RestoreTarget:
     def _create_indexes(self, target: Target, indexes: Sequence[Document]) -> None:
         if indexes:
             with writing(f"the indexes of {target.name[1]}"):
-                self.database(target.name[0]).command("createIndexes", target.name[1], indexes=list(indexes))
+                command = {"createIndexes": target.name[1], "indexes": list(indexes)}
+                self.database(target.name[0]).command(command, codec_options=ANYTHING)  # a refusal quotes a document
 
 
 class RestoreRecord:

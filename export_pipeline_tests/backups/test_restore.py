@@ -18,10 +18,10 @@ from pymongo.errors import WriteError
 from export_pipeline.backups.backup import Backups
 from export_pipeline.backups.erase import Erasures
 from export_pipeline.backups.restore import Restore, RestoreReport
-from export_pipeline.backups.restore_load import Loading, compare
+from export_pipeline.backups.restore_load import Loading, compare, load_part
 from export_pipeline.backups.restore_plan import TargetRefusedError, Wish
 from export_pipeline.backups.restore_source import BackupRefusedError, find_backup
-from export_pipeline.backups.restore_target import PROGRESS
+from export_pipeline.backups.restore_target import PROGRESS, RestoreFailedError
 from export_pipeline.backups.structure import read_structures
 from export_pipeline.cli import main
 from export_pipeline.demo.specimens import SPECIMENS, join
@@ -262,6 +262,21 @@ def test_a_collection_that_is_not_what_was_loaded_is_found(
 
 
 # Refused before anything is written.
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_what_is_there_already_is_known_whatever_its_id_is(app: Exporter, back_up: BackUp, again: bool) -> None:
+    restoring = Restore(app, find_backup(app, back_up()), app.client, Wish([app.settings.mongo_database]), NO_KEYS)
+    (target,) = [target for target in restoring._loaded if target.source.name == f"ids{APP}"]
+    (part,) = target.source.parts
+    loading = restoring._loading(target)
+    if again:
+        loaded = load_part(restoring._source, loading, part, again=True, on_documents=lambda _: None)
+        assert loaded.documents == len(IDS)
+        compare(loading, [loaded], lambda _: None)
+    else:
+        with pytest.raises(RestoreFailedError, match="another program writes to it"):
+            load_part(restoring._source, loading, part, again=False, on_documents=lambda _: None)
 
 
 def part_of(app: Exporter, backup: str, collection: str, number: int = 0) -> Path:
