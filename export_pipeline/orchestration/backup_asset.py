@@ -21,7 +21,7 @@ from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.launching_runs import asked_by_run
 from export_pipeline.orchestration.names import APP, BACKUP_APPS, BACKUP_PARTITIONS, BACKUPS, BATCH_TAG, DAY, GROUP
 from export_pipeline.orchestration.resources import lasting_failures
-from export_pipeline.orchestration.row_work import LONG_RUNS, at_work, begin_row, row_of_run
+from export_pipeline.orchestration.row_work import TAGS, at_work, begin_row, row_of_run
 from export_pipeline.requests.backups import KIND, BackupRequests, NewBackup
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import ALL_APPS, Request
@@ -127,7 +127,7 @@ backup_app = dg.define_asset_job(
     selection=[BACKUPS],
     executor_def=dg.multi_or_in_process_executor,
     config={"execution": {"config": {"in_process": {}}}},
-    tags=LONG_RUNS,
+    tags=TAGS,
     description="Back up an app: pick its partition, or let 'export-pipeline backup', the HTTP API or a schedule ask "
     "for it. With the configuration execution: {config: {multiprocess: {}}} parts are written by several processes.",
 )

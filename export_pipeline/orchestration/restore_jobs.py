@@ -15,7 +15,7 @@ from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.launching_runs import asked_by_run
 from export_pipeline.orchestration.names import BATCH_TAG
 from export_pipeline.orchestration.resources import lasting_failures
-from export_pipeline.orchestration.row_work import LONG_RUNS, at_work, begin_row, row_of_run
+from export_pipeline.orchestration.row_work import TAGS, at_work, begin_row, row_of_run
 from export_pipeline.requests.batches import Batch, new_id
 from export_pipeline.requests.models import Request
 from export_pipeline.requests.restores import KIND, RestoreRequests
@@ -84,7 +84,7 @@ def _restored(report: RestoreReport) -> dict[str, dg.MetadataValue]:
     description="Bring a backup back into an empty database. As the form opens it is a dry run, which writes nothing. "
     "A run that was interrupted is taken up by another one, and continues.",
     executor_def=dg.in_process_executor,
-    tags=LONG_RUNS,
+    tags=TAGS,
 )
 def restore_backup() -> None:
     """Run the one op."""
