@@ -18,9 +18,9 @@ MORE_TRIES = 2
 SECONDS_BETWEEN_TRIES = 5
 
 TAGS = {"dagster/max_runtime": str(14 * 24 * 3600), "dagster/retry_strategy": "ALL_STEPS"}
-"""Of the jobs' runs. They may take longer than others are let live, since dead ones are found by their leases. A run that
-replaces one whose process died begins at the beginning, where all that is done is taken up: from the failure on, which is
-Dagster's way, it would leave out steps of a dynamic output that had not begun."""
+"""Of the jobs' runs. They may take longer than others are let live, since dead ones are found by their leases. A run
+that replaces one whose process died begins at the beginning, where all that is done is taken up: from the failure on,
+which is Dagster's way, it would leave out steps of a dynamic output that had not begun."""
 
 
 def row_of_run(context: dg.OpExecutionContext, exporter: Exporter) -> Request | None:
