@@ -208,7 +208,8 @@ class Restore:
                 self._source, self._loading(target), part, again=continued, on_documents=self._on_documents
             )
             key = _part_key(target, part)
-            self._record.add(key, figures.recorded)
+            if len(target.source.parts) > 1:  # of a lone one, what the comparison records is enough
+                self._record.add(key, figures.recorded)
             with lock:
                 loaded[key] = figures
                 missing[_key(target)].discard(key)
