@@ -20,7 +20,7 @@ from export_pipeline.backups.manifest import BackupManifest, BackupOptions
 from export_pipeline.backups.plan import BackupPlan, PlannedPart
 from export_pipeline.backups.planning import LANES, Wanted, make_plan
 from export_pipeline.backups.removal import backup_folder, storage_of
-from export_pipeline.backups.seal import PLAN, manifest_sha256, seal
+from export_pipeline.backups.seal import PLAN, manifest_sha256, remove_working_files, seal
 from export_pipeline.backups.verify import load_manifest
 from export_pipeline.backups.working import at_work
 from export_pipeline.backups.write import PartRecord, write_part
@@ -115,6 +115,7 @@ class Backups:
     def complete(self, request: Request, manifest: BackupManifest) -> None:
         """Record a sealed backup. Raises StaleRequestError unless the request still runs in its batch."""
         storage, folder = self._place(request)
+        remove_working_files(storage, folder)  # here, since who sealed it may not have lived to do so
         with storage.open(f"{folder}/{MANIFEST}") as file:
             sha256 = manifest_sha256(file.read())
         self._at.requests.complete(

@@ -111,8 +111,8 @@ class Restore:
 
     @property
     def databases(self) -> list[str]:
-        """The databases that are written."""
-        return sorted({target.name[0] for target in self._targets})
+        """The databases that are written; the first is the one that how far the restore has come is recorded in."""
+        return list(dict.fromkeys(target.name[0] for target in self._targets))
 
     @property
     def server(self) -> str:
@@ -133,7 +133,7 @@ class Restore:
         """
         self._report_documents = on_documents
         continued = self._check()
-        self._record.begin(self._plan)
+        self._record.begin(self.plan)
         done = self._record.done() if continued else {}
         with ThreadPoolExecutor(self.wish.threads, "restore") as pool:
             waiting = [target for target in self._loaded if _key(target) not in done]
@@ -149,26 +149,25 @@ class Restore:
 
     def forget(self) -> None:
         """Remove what this restore recorded in the target, once it is known elsewhere that it is done."""
-        if self._record.begun(self._plan):
-            self._record.remove()
+        self._record.remove(self.plan)
 
     def _check(self) -> bool:
         """Check everything; tell whether this restore has begun before."""
-        continued = self._record.begun(self._plan)
+        continued = self._record.begun(self.plan)
         if not continued:
             self._target.check(self._targets, self.manifest.server_version)
         self._source.check()
         return continued
 
     @cached_property
-    def _plan(self) -> str:
-        """The hash of all that is to be done."""
+    def plan(self) -> str:
+        """The SHA-256 of all that is to be done."""
         erased = {f"{target.source.database}.{target.source.name}": self._hashes(target) for target in self._loaded}
         return plan_sha256(self._source.manifest_sha256, self._targets, erased)
 
     @cached_property
     def _record(self) -> RestoreRecord:
-        return RestoreRecord(self._target, self._targets[0].name[0])
+        return RestoreRecord(self._target, self.databases[0])
 
     @cached_property
     def _loaded(self) -> list[Target]:

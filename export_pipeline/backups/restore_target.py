@@ -181,10 +181,11 @@ class RestoreRecord:
         with writing(PROGRESS):
             self._collection.replace_one({"_id": what}, {"_id": what, **figures}, upsert=True)
 
-    def remove(self) -> None:
-        """Remove the record of a restore that is done."""
+    def remove(self, plan_sha256: str) -> None:
+        """Remove the record of a restore that is done; another one's stays."""
         with writing(PROGRESS):
-            self._collection.drop()
+            if self._collection.find_one({"_id": _HEADER, "plan_sha256": plan_sha256}) is not None:
+                self._collection.drop()
 
 
 def _for_creation(structure: Structure) -> Document:

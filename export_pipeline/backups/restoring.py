@@ -1,18 +1,27 @@
 """Restores as rows: who asks for one, and the work on it, put together once for Dagster and the command line."""
 
+import logging
 import threading
+from datetime import datetime, timedelta
 
 from export_pipeline.backups.restore import Restore, RestoreReport
 from export_pipeline.backups.restore_load import OnDocuments
 from export_pipeline.backups.restore_plan import Wish
 from export_pipeline.backups.restore_source import find_backup
+from export_pipeline.backups.restore_target import RestoreRecord, RestoreTarget
 from export_pipeline.backups.working import at_work
+from export_pipeline.errors import ExportPipelineError
 from export_pipeline.installation import Installation
 from export_pipeline.packages.layers import NO_KEYS
 from export_pipeline.requests.leases import Lease
 from export_pipeline.requests.models import Request
 from export_pipeline.requests.progress import Progress
 from export_pipeline.requests.restores import NewRestore, RestoreRequests
+
+log = logging.getLogger(__name__)
+
+TIDIED_FOR = timedelta(days=2)
+"""How long a completed restore's target is looked at: the hourly job may have rested for a weekend."""
 
 
 class Restores:
@@ -89,8 +98,26 @@ class Restores:
             documents=report.documents,
             result_uri=None,
             result_bytes=0,
-            result_sha256=None,
+            result_sha256=restoring.plan,
             expires_at=None,
         )
         restoring.forget()
         return report
+
+    def tidy(self, now: datetime) -> None:
+        """Remove what completed restores recorded in their targets and did not live to remove.
+
+        Of those that only their callers could make, the target is not known here. Goes on where one cannot be
+        reached, with the reason in the log.
+        """
+        for request in self.requests.completed_since(now - TIDIED_FOR):
+            if not request.options["attended"]:
+                try:
+                    self.tidy_one(request)
+                except ExportPipelineError as error:
+                    log.error("what restore %s recorded in its target could not be removed: %s", request.id, error)
+
+    def tidy_one(self, request: Request) -> None:
+        """Do so for one completed restore."""
+        record = RestoreRecord(RestoreTarget(self._at.client), request.options["targets"][0])
+        record.remove(str(request.result_sha256))

@@ -1,6 +1,6 @@
 """Sealing a backup: every part's record and file are checked, and the manifest is written last, in one step.
 
-Until then the folder is no backup. After it the plan and the records have served.
+Until then the folder is no backup. After it the plan and the records have served, and are removed.
 """
 
 import hashlib
@@ -58,9 +58,13 @@ def seal(
     for collection in collections:
         _store(storage, f"{folder}/{collection.folder}/{metadata_name(collection)}", metadata_of(collection))
     _store(storage, f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
+    return manifest
+
+
+def remove_working_files(storage: Storage, folder: str) -> None:
+    """Remove the plan and the records of a sealed backup; with them it would hold files that no backup has."""
     for working in ("records", PLAN):
         storage.delete(f"{folder}/{working}")
-    return manifest
 
 
 def metadata_name(collection: BackedUpCollection) -> str:

@@ -31,9 +31,8 @@ def at_work(requests: BatchWork, request: Request, what: str) -> Iterator[Lease]
             record_failure(requests, request, error)
             raise
         except Exception as error:
-            told = UnexpectedError(f"the {what} ended with an unexpected {type(error).__name__}; please report it")
             with suppress(ExportPipelineError):  # then whoever watches leases finds it
-                record_failure(requests, request, told)
+                record_failure(requests, request, unexpected(what, error))
             raise
         except BaseException:
             with suppress(ExportPipelineError):
@@ -44,6 +43,11 @@ def at_work(requests: BatchWork, request: Request, what: str) -> Iterator[Lease]
 def record_failure(requests: BatchWork, request: Request, error: ExportPipelineError) -> None:
     """Record why the work on a row failed; what it has written stays, for the next attempt to take up."""
     requests.fail_batch(str(request.batch_id), code=error.code, message=str(error))
+
+
+def unexpected(what: str, error: Exception) -> UnexpectedError:
+    """Return what is recorded of an error that should not happen."""
+    return UnexpectedError(f"the {what} ended with an unexpected {type(error).__name__}; please report it")
 
 
 def interrupted(what: str) -> InterruptedWorkError:

@@ -54,12 +54,12 @@ def restore(context: dg.OpExecutionContext, config: RestoreBackup, exporter: dg.
                 context.add_output_metadata(_restored(restoring.check()))
                 return
             request = restores.submit(restoring, config.backup, asked_by_run(context.run_id), run_here=True)
+        elif request.status == "completed":  # by a run that did not live to say so
+            restores.tidy_one(request)
+            context.log.info("restore %s is completed already", request.id)
+            return
         else:
             restoring = restores.open_of(request)
-            if request.status == "completed":  # by a run that did not live to say so
-                restoring.forget()
-                context.log.info("restore %s is completed already", request.id)
-                return
         begin_row(context, exporter, request)
     with at_work(context, exporter, request, "restore") as lease:
         context.add_output_metadata(_restored(restores.work(request, restoring, lease)))

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 
 import dagster as dg
 
-from export_pipeline.backups.working import interrupted, record_failure
+from export_pipeline.backups.working import interrupted, record_failure, unexpected
 from export_pipeline.errors import ExportPipelineError, StaleRequestError
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.names import BATCH_TAG
@@ -53,7 +53,8 @@ def at_work(context: dg.OpExecutionContext, exporter: Exporter, request: Request
                 raise dg.RetryRequested(MORE_TRIES, SECONDS_BETWEEN_TRIES) from error
             record_failure(exporter.requests, request, error)
             raise
-        except BaseException:
+        except BaseException as error:
+            told = unexpected(what, error) if isinstance(error, Exception) else interrupted(what)
             with suppress(ExportPipelineError):  # then the reconciler finds it, and what ended the run is what is told
-                record_failure(exporter.requests, request, interrupted(what))
+                record_failure(exporter.requests, request, told)
             raise

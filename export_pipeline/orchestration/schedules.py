@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from export_pipeline.backups.removal import sweep_backups
+from export_pipeline.backups.restoring import Restores
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration.launching_runs import launching_run
 from export_pipeline.orchestration.names import BATCH_PARTITIONS
@@ -50,6 +51,7 @@ def remove_leftovers(context: dg.OpExecutionContext, exporter: dg.ResourceParam[
     with lasting_failures():
         swept = exporter.sweep()
         backups = sweep_backups(exporter, datetime.now(UTC))
+        Restores(exporter).tidy(datetime.now(UTC))
         partitions = context.instance.get_dynamic_partitions(str(BATCH_PARTITIONS.name))
         stale = stale_batches(partitions, exporter.requests, datetime.now(UTC))
         gone = _delete_partitions(context.instance, exporter, set(stale))

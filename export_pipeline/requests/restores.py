@@ -5,12 +5,13 @@ While one lives, nobody else restores into the same database, and retention leav
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 from export_pipeline.errors import BadInputError
 from export_pipeline.requests.exclusive import Exclusive, ExclusiveRequests
 from export_pipeline.requests.models import Request
-from export_pipeline.requests.rows import Rows
+from export_pipeline.requests.rows import Rows, table
 
 KIND = "restore"
 
@@ -36,7 +37,7 @@ class NewRestore:
     without: Sequence[str]
     threads: int
     targets: Sequence[str]
-    """The databases that are written."""
+    """The databases that are written; in the first is recorded how far it has come."""
     server: str
     """What tells the MongoDB that is written from others."""
     attended: bool = False
@@ -53,6 +54,7 @@ class NewRestore:
             "app_id": self.new_app_id,
             "without": list(self.without),
             "threads": self.threads,
+            "targets": list(self.targets),
             "attended": self.attended,
         }
         holds = "\0".join([self.server, *sorted(self.targets)])
@@ -74,6 +76,10 @@ class RestoreRequests(ExclusiveRequests):
     def waiting(self, limit: int) -> list[Request]:
         """Return up to ``limit`` pending restores whose time has come, the oldest first."""
         return self.pending(limit, KIND)
+
+    def completed_since(self, moment: datetime) -> list[Request]:
+        """Return the restores that were completed at a moment or later."""
+        return self._select(table.kind == KIND, table.status == "completed", table.finished_at >= moment)
 
 
 def _under_way(live: Request) -> RestoreUnderWayError:

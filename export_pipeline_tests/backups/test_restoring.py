@@ -1,5 +1,6 @@
 """A restore's row: it says how far the restore is and how it ended, and its end is the restore's."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -113,5 +114,19 @@ def test_a_restore_that_is_recorded_leaves_nothing_behind_even_if_it_died_right_
         patched.setattr(Restore, "forget", lambda _: None)
         restores.run(row, restoring)
     assert PROGRESS in app.client[to].list_collection_names()
-    restores.open_of(app.requests.get(row.id)).forget()
+    restores.tidy(datetime.now(UTC))
     assert_same(app.client, app.settings.mongo_database, to)
+
+
+def test_tidying_leaves_another_restores_record(
+    app: Exporter, back_up: BackUp, restores: Restores, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, later = back_up(), back_up()
+    restoring = restores.open(backup, Wish([to]))
+    restores.run(restores.submit(restoring, backup, "ann", run_here=True), restoring)
+    app.client.drop_database(to)
+    with monkeypatch.context() as patched:
+        patched.setattr(Restore, "forget", lambda _: None)
+        restores.open(later, Wish([to])).run()
+    restores.tidy(datetime.now(UTC))
+    assert PROGRESS in app.client[to].list_collection_names()

@@ -7,11 +7,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 
+from export_pipeline_tests.faults import disks
 from export_pipeline_tests.faults.house import House, running_house
 from export_pipeline_tests.faults.matrix import SETS
 from export_pipeline_tests.faults.play import Fault, Played, play
 from export_pipeline_tests.faults.remains import Remains
 from export_pipeline_tests.faults.table import print_row
+from export_pipeline_tests.faults.victims import ON_SMALL_DISKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +22,21 @@ class Act:
 
     name: str
     faults: Sequence[Fault]
+    small_disks: bool = False
     real_waits: bool = False
 
 
 def acts(names: Sequence[str], victim: str | None, stage: str | None, *, real_waits: bool) -> Iterator[Act]:
-    """Cut sets of the matrix into acts; only those of a victim or a stage, where one is named."""
+    """Cut sets of the matrix into acts; only those of a victim or a stage, where one is named, and that can be here."""
     for name in names:
         faults = [fault for fault in SETS[name]() if victim in (None, fault.victim) and stage in (None, fault.stage)]
-        for _, group in groupby(faults, lambda fault: (fault.database, fault.store)):
-            yield Act(name, list(group), real_waits)
+        for (_, _, small_disks), group in groupby(faults, _needs):
+            if not small_disks or disks.can_mount():
+                yield Act(name, list(group), small_disks, real_waits)
+
+
+def _needs(fault: Fault) -> tuple[str, str, bool]:
+    return fault.database, fault.store, fault.victim in ON_SMALL_DISKS
 
 
 def play_all(acts: Sequence[Act], at_once: int) -> list[Played]:
@@ -46,7 +54,7 @@ def _play(act: Act) -> list[Played]:
         act.faults[0].database,
         act.faults[0].store,
         clock=act.name == "clocks",
-        small_disks=act.name == "disks",
+        small_disks=act.small_disks,
         real_waits=act.real_waits,
     ) as house:
         for fault in act.faults:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +62,7 @@ RUN = "multiprocessing.spawn"
 WORKSPACE = "load_from: [{{grpc_server: {{host: 127.0.0.1, port: {port}, location_name: export_pipeline}}}}]\n"
 
 
-@dataclass
+@dataclass(eq=False)
 class House:
     """What runs, and how to reach it: the harness goes straight to the servers, the processes under test by proxies."""
 
@@ -83,7 +84,12 @@ class House:
     clock: float = 0.0
     users: int = USERS
     """Of whom each request is for the next."""
-    _next_user: int = 0
+    documents_each: int = DOCUMENTS_EACH
+    """Of a user in a collection."""
+    numbers: Iterator[int] = field(default_factory=count)
+    """For what is asked for in turn, or must have a name of its own."""
+    kept: set[str] = field(default_factory=set)
+    """The keys of the files that the harness itself has put into the storage."""
 
     def submit(self, count: int) -> list[Request]:
         """Ask for exports of different users: as JSON, as JSON lines, and encrypted, in turn."""
@@ -95,8 +101,7 @@ class House:
         submitted = []
         for number in range(count):
             format_, options = kinds[number % len(kinds)]
-            uid = crowd.uid(self._next_user % self.users)
-            self._next_user += 1
+            uid = crowd.uid(next(self.numbers) % self.users)
             new = NewRequest(crowd.APP, [uid], format_, requested_by="faults", file_options=options)
             submitted.append(self.exporter.submit(new))
         return submitted
@@ -239,6 +244,7 @@ def running_house(
             started["code_server"],
             stack,
             users=users,
+            documents_each=documents_each,
         )
         first = house.submit(1)
         if not house.wait_until_over(first, START_SECONDS):

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from export_pipeline_tests.faults import backups as backup
+from export_pipeline_tests.faults import restores as restore
 from export_pipeline_tests.faults import stages
 from export_pipeline_tests.faults.play import Fault
 
@@ -78,4 +80,58 @@ def crossed() -> list[Fault]:
     ]
 
 
-SETS = {"small": small, "disks": disks, "clocks": clocks, "large": large, "crossed": crossed}
+def backups() -> list[Fault]:
+    """Backups of all apps, on one machine, on small disks, and on several machines."""
+    one_machine = [
+        Fault("nothing", stages.PLANNING),
+        *(Fault("run process", stage) for stage in backup.IN_THE_RUN),
+        Fault("code server", backup.IN_A_PART),
+        *(Fault("code server and its runs", stage) for stage in (backup.PARTS_HALF, backup.SEALED)),
+        *(Fault("daemon", stage) for stage in (stages.CLAIMED, backup.PARTS_HALF)),
+        Fault("all of Dagster", backup.PARTS_HALF),
+        *(Fault("MongoDB", stage) for stage in (stages.PLANNING, backup.PLANNED, backup.IN_A_PART)),
+        *(Fault("network to MongoDB", stage) for stage in (stages.PLANNING, backup.IN_A_PART)),
+        Fault("two daemons", stages.CLAIMED),
+        *(Fault("disk of the exports full", stage) for stage in (backup.IN_A_PART, backup.SEALING)),
+        Fault("disk of the exports full for good", backup.IN_A_PART, ends="failed"),
+        Fault("disk of DAGSTER_HOME full", stages.RECORDING),
+    ]
+    several_machines = [
+        *(Fault("run process", stage) for stage in (backup.IN_A_PART, backup.SEALED)),
+        *(Fault("S3 server", stage) for stage in (backup.IN_A_PART, backup.SEALING, stages.RECORDING)),
+        Fault("network to S3", backup.PARTS_HALF),
+        *(Fault("PostgreSQL", stage) for stage in (stages.CLAIMED, backup.PARTS_HALF, stages.RECORDING)),
+    ]
+    large = [replace(fault, database="postgresql", store="s3") for fault in several_machines]
+    return [replace(fault, task="backup") for fault in (*one_machine, *large)]
+
+
+def restores() -> list[Fault]:
+    """Restores of all apps into a new database, on one machine and on several."""
+    one_machine = [
+        Fault("nothing", restore.CHECKING),
+        *(Fault("run process", stage) for stage in restore.IN_THE_RUN),
+        Fault("code server", restore.LOADING_HALF),
+        *(Fault("code server and its runs", stage) for stage in (restore.LOADING_HALF, stages.RECORDED)),
+        Fault("daemon", stages.CLAIMED),
+        *(Fault("MongoDB", stage) for stage in (backup.IN_A_PART, restore.BUILDING_INDEXES, stages.RECORDED)),
+        Fault("network to MongoDB", restore.COMPARING),
+    ]
+    several_machines = [
+        Fault("run process", backup.IN_A_PART),
+        *(Fault("S3 server", stage) for stage in (restore.CHECKING, restore.LOADING_HALF)),
+        *(Fault("PostgreSQL", stage) for stage in (restore.LOADING_HALF, stages.RECORDING)),
+    ]
+    large = [replace(fault, database="postgresql", store="s3") for fault in several_machines]
+    return [replace(fault, task="restore") for fault in (*one_machine, *large)]
+
+
+SETS = {
+    "small": small,
+    "disks": disks,
+    "clocks": clocks,
+    "large": large,
+    "crossed": crossed,
+    "backups": backups,
+    "restores": restores,
+}

@@ -1,15 +1,15 @@
-"""Plays one fault: some requests, stopped at a stage, the strike, and then hands off until all have ended."""
+"""Plays one fault: something is asked for, stopped at a stage, the strike, and then hands off until all have ended."""
 
 import time
 from dataclasses import dataclass
 from threading import Timer
 from typing import Literal
 
-from export_pipeline_tests.faults.house import COLLECTIONS, DOCUMENTS_EACH, Database, House, Store
+from export_pipeline_tests.faults.house import Database, House, Store
 from export_pipeline_tests.faults.remains import Remains, examine
+from export_pipeline_tests.faults.tasks import TASKS, TaskName
 from export_pipeline_tests.faults.victims import MENDED_AT_THE_END, VICTIMS
 
-REQUESTS = 3
 REACH_SECONDS = 240.0
 END_SECONDS = 480.0
 SETTLE_SECONDS = 240.0
@@ -25,6 +25,7 @@ class Fault:
     database: Database = "sqlite"
     store: Store = "directory"
     ends: Literal["completed", "failed"] = "completed"
+    task: TaskName = "exports"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,9 @@ class Played:
 
 def play(house: House, fault: Fault) -> Played:
     """Play a fault; what is found wrong is in the result, and nothing is raised for it."""
+    task = TASKS[fault.task]
     house.stop.arm(fault.stage)
-    requests = house.submit(REQUESTS)
+    requests = task.submit(house)
     process = house.stop.wait(REACH_SECONDS)
     problem = "" if process else f"nobody got to this stage within {REACH_SECONDS:.0f} s"
     begun = time.monotonic()
@@ -80,7 +82,7 @@ def play(house: House, fault: Fault) -> Played:
             if row.is_live:
                 house.exporter.cancel(row.id, "faults")
     else:
-        remains = examine(house, rows, COLLECTIONS * DOCUMENTS_EACH)
+        remains = examine(house, task, rows)
     return Played(
         fault,
         [row.status for row in rows],

@@ -1,7 +1,5 @@
-"""What is there once all requests have ended: their packages, whole and once each, and nothing else."""
+"""What is there once all requests have ended: what they asked for, whole and once each, and nothing else."""
 
-import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,19 +9,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from export_pipeline.errors import ExportPipelineError
+from export_pipeline.backups import removal as backup_removal
 from export_pipeline.exporter import Exporter
 from export_pipeline.orchestration import schedules
 from export_pipeline.orchestration.names import BATCH_PARTITIONS
 from export_pipeline.packages import removal
-from export_pipeline.packages.layers import Keys
-from export_pipeline.packages.naming import MANIFEST
-from export_pipeline.packages.publish import package_folder, published
-from export_pipeline.packages.verify import verify_package
 from export_pipeline.requests.models import Request
 from export_pipeline.requests.schema import kept_secrets
 from export_pipeline_tests import s3_server
-from export_pipeline_tests.faults.house import COLLECTIONS, House
+from export_pipeline_tests.faults.house import House
+from export_pipeline_tests.faults.tasks import Task
 
 LONG_AGO = timedelta(days=-1)
 """As an age that everything has: what waits for an hourly sweep need not wait here."""
@@ -40,21 +35,22 @@ class Remains:
     swept: int = 0
 
 
-def examine(house: House, requests: Sequence[Request], documents: int) -> Remains:
-    """Sweep, look at everything there is, then let the packages expire; ``documents`` is what each request is for."""
+def examine(house: House, task: Task, requests: Sequence[Request]) -> Remains:
+    """Sweep, look at everything there is, then remove what the requests have made."""
     before = set(stored_files(house))
     sweep(house)
     now = house.rows(requests)
     files = set(stored_files(house))
     completed = [request for request in now if request.status == "completed"]
-    lost = [f"{request.id}: {reason}" for request in completed if (reason := what_is_wrong(house, request, documents))]
-    expected = {path for request in completed for path in files_of(house, request)}
+    lost = [f"{request.id}: {reason}" for request in completed if (reason := task.what_is_wrong(house, request))]
+    expected = house.kept | {path for request in completed for path in task.files_of(house, request)}
     leftovers = [*sorted(files - expected), *uploads(house), *secrets(house), *partitions(house, completed)]
     doubled = [request.id for request in now if completions(house, request) > (request.status == "completed")]
     for request in completed:
-        house.exporter.expire(request)
+        task.remove(house, request)
     sweep(house)
-    leftovers += [f"after its expiry: {path}" for path in (*stored_files(house), *partitions(house, []))]
+    left = (*sorted(set(stored_files(house)) - house.kept), *partitions(house, []))
+    leftovers += [f"after its expiry: {path}" for path in left]
     return Remains(len(completed) - len(lost), lost, doubled, leftovers, len(before - files))
 
 
@@ -78,6 +74,7 @@ def _no_waiting() -> Iterator[None]:
         for name in ("LEFT_ALONE_FOR", "WRITING_TAKES_AT_MOST", "SECRETS_KEPT_FOR"):
             assert getattr(removal, name) > timedelta(0)
             patch.setattr(removal, name, LONG_AGO)
+        patch.setattr(backup_removal, "LEFT_FOR_A_RETRY", LONG_AGO)
         yield
 
 
@@ -113,30 +110,6 @@ def partitions(house: House, completed: Sequence[Request]) -> list[str]:
     """Return the partitions that serve none of the completed requests."""
     known = house.instance.get_dynamic_partitions(str(BATCH_PARTITIONS.name))
     return [f"partition {key}" for key in known if key not in {request.batch_id for request in completed}]
-
-
-def files_of(house: House, request: Request) -> list[str]:
-    """Return the keys of a whole package's files; none of one that is not whole."""
-    manifest = published(house.exporter.storage, request)
-    folder = package_folder(request)
-    return [f"{folder}/{MANIFEST}", *(f"{folder}/{part.name}" for part in manifest.parts)] if manifest else []
-
-
-def what_is_wrong(house: House, request: Request, documents: int) -> str | None:
-    """Fetch a package as a user would and check it: against its manifest, its row, and what MongoDB really holds."""
-    keys = Keys([house.identity]) if request.options.get("recipients") else Keys()
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            (package,) = house.exporter.download(request, Path(folder) / "package")
-            manifest = verify_package(package, keys)
-        except ExportPipelineError as error:
-            return f"{error.code}: {error}"
-    held = Counter({report.name: report.documents_written for report in manifest.collections})
-    if set(held.values()) != {documents // COLLECTIONS} or len(held) != COLLECTIONS:
-        return f"its collections hold {sorted(held.values())} documents"
-    if (manifest.file.sha256, manifest.totals.documents_written) != (request.result_sha256, request.documents_done):
-        return "its row is about another file"
-    return None
 
 
 def completions(house: House, request: Request) -> int:

@@ -20,8 +20,8 @@ from rich.console import Console
 from export_pipeline.errors import ExportPipelineError
 from export_pipeline.exporter import Exporter
 from export_pipeline.requests.models import FINISHED, Request
-from export_pipeline_tests.faults import remains
-from export_pipeline_tests.faults.house import COLLECTIONS, House, running_house
+from export_pipeline_tests.faults import exports, remains
+from export_pipeline_tests.faults.house import House, running_house
 from export_pipeline_tests.faults.victims import VICTIMS
 
 MB = 1_000_000
@@ -172,9 +172,9 @@ def _figures(house: House, course: Course, requests: Sequence[Request]) -> dict[
         raise RuntimeError("requests have joined each other: a soak needs a user for each")
     rows = [row for some in _some(ids) for row in house.exporter.requests.known(some).values()]
     completed = [row for row in rows if row.status == "completed"]
-    wrong = [row.id for row in completed if remains.what_is_wrong(house, row, COLLECTIONS * DOCUMENTS_EACH)]
+    wrong = [row.id for row in completed if exports.what_is_wrong(house, row)]
     doubled = [row.id for row in rows if remains.completions(house, row) > (row.status == "completed")]
-    expected = {path for row in completed for path in remains.files_of(house, row)}
+    expected = {path for row in completed for path in exports.files_of(house, row)}
     runs = house.unfinished_runs()
     remains.sweep(house)
     left = [*(set(remains.stored_files(house)) - expected), *remains.secrets(house)]

@@ -8,7 +8,7 @@ from rich.table import Table
 from export_pipeline_tests.faults.play import Played
 
 WIDTH = 180
-COLUMNS = ("", "victim", "stage", "on", "ended", "by itself", "seconds", "attempts", "published", "left", "swept")
+COLUMNS = ("", "task", "victim", "stage", "on", "ended", "by itself", "seconds", "attempts", "whole", "left", "swept")
 
 
 def print_row(one: Played) -> None:
@@ -33,6 +33,7 @@ def _cells(one: Played) -> list[str]:
     reasons = sorted({reason for status, reason in zip(one.statuses, one.reasons, strict=True) if status == "failed"})
     return [
         "ok" if one.is_well else "NOT",
+        fault.task,
         fault.victim,
         fault.stage,
         f"{fault.database}, {fault.store}",

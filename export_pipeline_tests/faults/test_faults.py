@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from export_pipeline_tests.faults import stages
+from export_pipeline_tests.faults import backups, restores, stages
 from export_pipeline_tests.faults.house import House, running_house
 from export_pipeline_tests.faults.matrix import SETS
 from export_pipeline_tests.faults.play import Fault, Played, play
@@ -20,6 +20,12 @@ FAULTS = [
     Fault("daemon", stages.CLAIMED),
     Fault("MongoDB", stages.READING),
     Fault("network to MongoDB", stages.SLICES_HALF),
+]
+
+OF_EVERYTHING = [
+    Fault("run process", backups.IN_A_PART, task="backup"),
+    Fault("run process", restores.LOADING_HALF, task="restore"),
+    Fault("MongoDB", backups.IN_A_PART, task="restore"),
 ]
 
 WELL = Played(Fault("run process", stages.READING), ["completed"], [""], True, 1.0, 1, Remains(published=1))
@@ -39,6 +45,14 @@ def test_every_request_ends_by_itself_whole_and_once(house: House, fault: Fault)
     assert played.ended
     assert played.statuses == ["completed"] * 3
     assert played.remains.published == 3
+    assert played.is_well
+
+
+@pytest.mark.parametrize("fault", OF_EVERYTHING, ids=lambda fault: f"{fault.task}: {fault.victim} at {fault.stage}")
+def test_a_backup_and_a_restore_end_by_themselves_with_the_same_bytes(house: House, fault: Fault) -> None:
+    played = play(house, fault)
+    assert played.found == []
+    assert (played.statuses, played.reasons) == (["completed"], [""])
     assert played.is_well
 
 
@@ -69,4 +83,4 @@ def test_what_cannot_succeed_has_to_fail_with_a_reason() -> None:
 
 def test_the_matrix_has_enough_faults() -> None:
     faults = [fault for faults in SETS.values() for fault in faults()]
-    assert len(set(faults)) == len(faults) >= 60
+    assert len(set(faults)) == len(faults) >= 160

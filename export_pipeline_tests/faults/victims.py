@@ -154,5 +154,8 @@ VICTIMS: Mapping[str, Strike] = {
     "two daemons": second_daemon,
 }
 
+ON_SMALL_DISKS = frozenset(victim for victim in VICTIMS if victim.startswith("disk of "))
+"""What needs an installation on disks that can be filled."""
+
 MENDED_AT_THE_END = frozenset({"disk of the exports full for good", "two daemons"})
 """What lasts until all requests have ended."""

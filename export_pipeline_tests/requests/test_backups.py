@@ -6,6 +6,8 @@ from export_pipeline.requests.batches import plan_batches
 from export_pipeline.requests.models import NewRequest
 from export_pipeline.requests.store import HERE, IdempotencyConflictError, RequestStore
 
+pytest_plugins = "export_pipeline_tests.postgres"
+
 APP = "652f1a7e9c3b4d0012ab34c1"
 
 

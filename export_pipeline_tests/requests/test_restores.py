@@ -6,6 +6,8 @@ from export_pipeline.errors import BadInputError
 from export_pipeline.requests.restores import NewRestore, RestoreRequests, RestoreUnderWayError
 from export_pipeline.requests.store import HERE, RequestStore
 
+pytest_plugins = "export_pipeline_tests.postgres"
+
 NEW = NewRestore(
     backup_id="0190d2f0",
     app_id="652f1a7e9c3b4d0012ab34c1",
@@ -35,6 +37,7 @@ def test_a_row_tells_whoever_takes_it_up_what_is_wanted(restores: RestoreRequest
         "app_id": None,
         "without": ["noise"],
         "threads": 2,
+        "targets": ["copy", "copy_drill"],
         "attended": False,
     }
 

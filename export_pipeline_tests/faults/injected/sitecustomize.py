@@ -9,6 +9,7 @@ import datetime
 import functools
 import importlib.abc
 import importlib.machinery
+import itertools
 import os
 import sys
 import time
@@ -23,6 +24,8 @@ MOST_STOPPED_SECONDS = 60.0
 TRUE_TIME = time.time
 HALF = os.environ.get("FAULTS_HALF", "")
 """The slice before which half of them are done."""
+WRITTEN_AT_A_TIME = 1 << 20
+"""Bytes that a part may have before any of them are on a disk."""
 
 
 def stage(name: str) -> None:
@@ -103,6 +106,87 @@ def in_batched(module: Any) -> None:
     after(module.BatchedWork, "complete", "recorded")
 
 
+def in_backup(module: Any) -> None:
+    before(module.Backups, "plan", "planning")
+    after(module.Backups, "plan", "planned")
+    before(module.Backups, "complete", "recording")
+    after(module.Backups, "complete", "recorded")
+
+
+def in_write(module: Any) -> None:
+    write_part, add = module.write_part, module._File.add
+
+    @functools.wraps(write_part)
+    def halfway(client: Any, settings: Any, storage: Any, folder: str, plan: Any, part: Any, *others: Any) -> Any:
+        if part.number == len(plan.parts) // 2:
+            stage("parts half")
+        return write_part(client, settings, storage, folder, plan, part, *others)
+
+    @functools.wraps(add)
+    def adding(self: Any, piece: Any, limit: int) -> Any:
+        count = add(self, piece, limit)
+        if self._bytes > WRITTEN_AT_A_TIME:
+            stage("in a part")
+        return count
+
+    module.write_part, module._File.add = halfway, adding
+
+
+def in_seal(module: Any) -> None:
+    store = module._store
+
+    @functools.wraps(store)
+    def storing(storage: Any, key: str, data: bytes) -> None:
+        is_seal = key.endswith(f"/{module.MANIFEST}")
+        if is_seal:
+            stage("sealing")
+        store(storage, key, data)
+        if is_seal:
+            stage("sealed")
+
+    module._store = storing
+
+
+def in_source(module: Any) -> None:
+    before(module.BackupSource, "check", "checking")
+
+
+def in_restore(module: Any) -> None:
+    load_part, begun = module.load_part, itertools.count()
+
+    @functools.wraps(load_part)
+    def halfway(source: Any, *others: Any, **named: Any) -> Any:
+        if next(begun) == sum(len(each.parts) for each in source.manifest.collections) // 2:
+            stage("loading half")
+        return load_part(source, *others, **named)
+
+    module.load_part = halfway
+    before(module, "compare", "comparing")
+    after(module.Restore, "run", "recording")
+
+
+def in_load(module: Any) -> None:
+    insert = module._insert
+
+    @functools.wraps(insert)
+    def in_two(loading: Any, piece: Any, **named: Any) -> None:
+        half = len(piece) // 2
+        if len(piece.data) > WRITTEN_AT_A_TIME:
+            insert(loading, piece.cut(0, half), **named)
+            stage("in a part")
+            insert(loading, piece.cut(half, len(piece)), **named)
+        else:
+            insert(loading, piece, **named)
+
+    module._insert = in_two
+
+
+def in_target(module: Any) -> None:
+    before(module.RestoreTarget, "build_indexes", "building indexes")
+    before(module.RestoreTarget, "finish", "finishing")
+    before(module.RestoreRecord, "remove", "recorded")
+
+
 def shorter_leases(module: Any) -> None:
     module.SILENCE, module.MOST_BETWEEN_LOOKS, module.LEASE = 10.0, 5.0, datetime.timedelta(seconds=10)
     (beat,) = module.Lease.__init__.__defaults__
@@ -142,6 +226,13 @@ CHANGES: dict[str, list[Callable[[ModuleType], None]]] = {
     "export_pipeline.requests.batched": [in_batched],
     "export_pipeline.exporter": [in_exporter],
     "export_pipeline.packages.parts": [in_parts],
+    "export_pipeline.backups.backup": [in_backup],
+    "export_pipeline.backups.write": [in_write],
+    "export_pipeline.backups.seal": [in_seal],
+    "export_pipeline.backups.restore": [in_restore],
+    "export_pipeline.backups.restore_load": [in_load],
+    "export_pipeline.backups.restore_source": [in_source],
+    "export_pipeline.backups.restore_target": [in_target],
     "export_pipeline.storage.s3_upload": [smaller_parts],
 }
 SHORTER: dict[str, list[Callable[[ModuleType], None]]] = {
