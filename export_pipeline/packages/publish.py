@@ -85,7 +85,8 @@ def copy_package(storage: Storage, request: Request, output: Path | None) -> lis
     """
     if request.kind != USER_EXPORT:
         raise BadInputError(
-            f"request {request.id} is a backup, not an export: 'export-pipeline backup dump' or 'restore' takes it"
+            f"request {request.id} is no export but {request.kind}; a backup is for 'export-pipeline backup dump' or "
+            "'restore'"
         )
     if request.status != "completed":
         raise BadInputError(f"request {request.id} is {request.status}; only a completed one can be downloaded")

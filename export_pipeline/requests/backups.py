@@ -41,7 +41,7 @@ class NewBackup:
     def __post_init__(self) -> None:
         if self.app_id != ALL_APPS:
             check_app_id(self.app_id)
-        _ = self.row
+        _ = self.row  # which checks the rest
 
     @property
     def options(self) -> dict[str, Any]:
