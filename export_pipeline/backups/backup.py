@@ -23,7 +23,7 @@ from export_pipeline.backups.removal import backup_folder, storage_of
 from export_pipeline.backups.seal import PLAN, manifest_sha256, remove_working_files, seal
 from export_pipeline.backups.verify import load_manifest
 from export_pipeline.backups.working import at_work
-from export_pipeline.backups.write import PartRecord, write_part
+from export_pipeline.backups.write import PartRecord, load_record, write_part
 from export_pipeline.errors import BadInputError
 from export_pipeline.installation import Installation
 from export_pipeline.mongo.connection import SnapshotTooOldError
@@ -101,6 +101,11 @@ class Backups:
         """Write one planned part; a finished one is taken up. See ``write.write_part`` for what it raises."""
         storage, folder = self._place(request)
         return write_part(self._at.client, self._at.settings, storage, folder, plan, part, on_documents)
+
+    def is_written(self, request: Request, plan: BackupPlan, part: PlannedPart) -> bool:
+        """Tell whether a planned part is finished."""
+        storage, folder = self._place(request)
+        return load_record(storage, folder, plan, part) is not None
 
     def seal(self, request: Request, plan: BackupPlan, on_part: Callable[[], None] = lambda: None) -> BackupManifest:
         """Check all parts and publish the manifest; of a sealed backup, return it."""

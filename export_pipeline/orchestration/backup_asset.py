@@ -50,6 +50,7 @@ def plan_backup(
         else:
             plan = backups.plan(request, lease.check)
             exporter.requests.set_totals(str(request.batch_id), {request.id: plan.expected})
+            exporter.requests.progress(request.id, str(request.batch_id), documents_done=0, bytes_written=0)
             steps = len(steps_of(plan))
             context.log.info("%s parts of %s collections", len(plan.parts), len(plan.collections))
     for step in range(steps):
@@ -73,7 +74,14 @@ def write_parts(context: dg.OpExecutionContext, exporter: dg.ResourceParam[Expor
 
         def write(part: PlannedPart) -> PartRecord:
             lease.check()
-            return backups.write_part(request, plan, part, lambda _: lease.check())
+            is_counted = context.retry_number > 0 and backups.is_written(request, plan, part)
+            record = backups.write_part(request, plan, part, lambda _: lease.check())
+            if not is_counted:
+                written = sum(file.file_bytes for file in record.files)
+                exporter.requests.advance(
+                    request.id, str(request.batch_id), documents=record.documents, bytes_written=written
+                )
+            return record
 
         with ThreadPoolExecutor(LANES) as pool:
             records = list(pool.map(write, parts))

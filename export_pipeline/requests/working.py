@@ -106,6 +106,19 @@ class BatchWork(RequestReader):
             statement = _if_running(request_id, batch_id).values(updated_at=now(), **values)
             change_one(connection, statement, request_id, "running")
 
+    def advance(self, request_id: str, batch_id: str, *, documents: int, bytes_written: int) -> None:
+        """Note so many more documents and bytes, for a request that several processes work on at a time.
+
+        Raises StaleRequestError unless it still runs in this batch.
+        """
+        more = {
+            "documents_done": table.documents_done + documents,
+            "bytes_written": table.bytes_written + bytes_written,
+        }
+        with self._writing() as connection:
+            statement = _if_running(request_id, batch_id).values(updated_at=now(), **more)
+            change_one(connection, statement, request_id, "running")
+
     def complete(
         self,
         request_id: str,

@@ -102,6 +102,14 @@ def test_a_passing_fault_is_tried_again_within_the_run(
     written: list[int] = []
     write_part: Any = vars(backup_steps)["write_part"]
 
+    complete: Any = Backups.complete
+    counted: list[tuple[int, int | None]] = []
+
+    def completing(self: Backups, request: Request, manifest: Any) -> None:
+        row = exporter.requests.get(request.id)
+        counted.append((row.documents_done, row.documents_total))
+        complete(self, request, manifest)
+
     def failing_once(*arguments: Any) -> Any:
         number = arguments[5].number
         written.append(number)
@@ -109,13 +117,16 @@ def test_a_passing_fault_is_tried_again_within_the_run(
             raise InterruptedWorkError("a fault that passes")
         return write_part(*arguments)
 
+    monkeypatch.setattr(Backups, "complete", completing)
     monkeypatch.setattr(backup_steps, "write_part", failing_once)
     monkeypatch.setattr("export_pipeline.orchestration.row_work.SECONDS_BETWEEN_TRIES", 0)
     (run,) = tick(exporter, instance)
     result = launch(exporter, instance, run)
     assert result.success
     assert written.count(1) == 2
-    assert exporter.requests.get(asked.id).attempt == 1
+    done = exporter.requests.get(asked.id)
+    assert done.attempt == 1
+    assert counted == [(done.documents_done, done.documents_done)], "each part counts once, whoever writes it"
 
 
 def test_a_fault_that_stays_fails_the_backup_and_what_is_written_stays_for_the_retry(

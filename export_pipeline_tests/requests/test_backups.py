@@ -1,6 +1,6 @@
 import pytest
 
-from export_pipeline.errors import BadInputError
+from export_pipeline.errors import BadInputError, StaleRequestError
 from export_pipeline.requests.backups import BackupRequests, BackupUnderWayError, NewBackup
 from export_pipeline.requests.batches import plan_batches
 from export_pipeline.requests.models import NewRequest
@@ -47,6 +47,11 @@ def test_a_worker_takes_it_to_its_end(store: RequestStore, backups: BackupReques
     backup = backups.submit(NewBackup("*", base="before"))
     (batch,) = plan_batches(backups.waiting(10), 1)
     assert store.claim(batch) == [backup.id]
+    for _ in range(2):
+        store.advance(backup.id, batch.id, documents=2, bytes_written=3)
+    assert (store.get(backup.id).documents_done, store.get(backup.id).bytes_written) == (4, 6)
+    with pytest.raises(StaleRequestError):
+        store.advance(backup.id, "another batch", documents=2, bytes_written=3)
     store.complete(
         backup.id, batch.id, documents=5, result_uri="x", result_bytes=7, result_sha256="0" * 64, expires_at=None
     )
