@@ -10,17 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from export_pipeline.errors import BadInputError
-from export_pipeline.requests.batches import new_id
 from export_pipeline.requests.database import RequestsDatabaseError, database_errors
 from export_pipeline.requests.models import LIVE, LONGEST_ACTOR, LONGEST_KEY, Request
 from export_pipeline.requests.reading import RequestReader
-from export_pipeline.requests.rows import COLUMNS, now, record, requests_in, table
-from export_pipeline.requests.schema import export_requests
-from export_pipeline.requests.submitting import HERE, IdempotencyConflictError
+from export_pipeline.requests.rows import COLUMNS, requests_in, table
+from export_pipeline.requests.submitting import IdempotencyConflictError, insert_row, new_row
 
 _MOST_RACES = 10
 
@@ -84,31 +82,8 @@ def _insert_or_find(
     alive = select(*COLUMNS).where(table.fingerprint == new.fingerprint, table.status.in_(LIVE))
     for live in requests_in(connection, alive):
         raise under_way(live)
-    at = now()
-    row: dict[str, Any] = {
-        "id": new_id(),
-        "kind": new.kind,
-        "app_id": new.app_id,
-        "selection": {},
-        "options": dict(new.options),
-        "status": "pending",
-        "attempt": 0,
-        "priority": 0,
-        "requested_by": new.requested_by,
-        "requested_at": at,
-        "updated_at": at,
-        "documents_done": 0,
-        "bytes_written": 0,
-        "idempotency_key": new.idempotency_key,
-        "fingerprint": new.fingerprint,
-    }
-    if run_here:
-        row |= {"status": "running", "attempt": 1, "batch_id": new_id(), "run_id": HERE, "started_at": at}
-    connection.execute(insert(export_requests), row)
-    record(connection, [row["id"]], "submitted", new.requested_by)
-    if run_here:
-        record(connection, [row["id"]], "claimed", new.requested_by)
-    return requests_in(connection, select(*COLUMNS).where(table.id == row["id"]))[0]
+    row = new_row(new.kind, new.app_id, new.options, new.requested_by, new.idempotency_key, run_here=run_here)
+    return insert_row(connection, row | {"fingerprint": new.fingerprint})
 
 
 def _content(options: Mapping[str, Any]) -> str:

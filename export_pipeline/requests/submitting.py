@@ -1,5 +1,6 @@
 """How a request gets into the table: as a new row, or as one more that wants what a row already stands for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -64,13 +65,9 @@ def _insert_or_find(
     if joined is not None:
         record(connection, [joined.id], "joined", new.requested_by)
         return joined
-    connection.execute(insert(export_requests), row)
     if sealed_passphrase is not None:
         keep_secret(connection, row["id"], sealed_passphrase)
-    record(connection, [row["id"]], "submitted", new.requested_by)
-    if row["status"] == "running":
-        record(connection, [row["id"]], "claimed", new.requested_by)
-    return requests_in(connection, select(*COLUMNS).where(table.id == row["id"]))[0]
+    return insert_row(connection, row)
 
 
 def _repeated(connection: Connection, new: NewRequest) -> Request | None:
@@ -94,25 +91,47 @@ def _live_equal(connection: Connection, fingerprint: str | None) -> Request | No
 
 
 def _row(new: NewRequest, *, run_here: bool) -> dict[str, Any]:
+    row = new_row(USER_EXPORT, new.app_id, new.options, new.requested_by, new.idempotency_key, run_here=run_here)
+    due_at = row["requested_at"] + DUE_AFTER
+    return row | {"selection": new.selection, "due_at": due_at, "keep_seconds": new.keep_seconds}
+
+
+def new_row(
+    kind: str,
+    app_id: str,
+    options: Mapping[str, Any],
+    requested_by: str,
+    idempotency_key: str | None,
+    *,
+    run_here: bool,
+) -> dict[str, Any]:
+    """Return the columns of a new row of any kind; with ``run_here``, of one that its submitter works on."""
     at = now()
     row = {
         "id": new_id(),
-        "kind": USER_EXPORT,
-        "app_id": new.app_id,
-        "selection": new.selection,
-        "options": new.options,
+        "kind": kind,
+        "app_id": app_id,
+        "selection": {},
+        "options": dict(options),
         "status": "pending",
         "attempt": 0,
         "priority": 0,
-        "requested_by": new.requested_by,
+        "requested_by": requested_by,
         "requested_at": at,
-        "due_at": at + DUE_AFTER,
         "updated_at": at,
         "documents_done": 0,
         "bytes_written": 0,
-        "idempotency_key": new.idempotency_key,
-        "keep_seconds": new.keep_seconds,
+        "idempotency_key": idempotency_key,
     }
     if run_here:
         row |= {"status": "running", "attempt": 1, "batch_id": new_id(), "run_id": HERE, "started_at": at}
     return row
+
+
+def insert_row(connection: Connection, row: Mapping[str, Any]) -> Request:
+    """Insert a row and begin its history; return the request."""
+    connection.execute(insert(export_requests), row)
+    record(connection, [row["id"]], "submitted", row["requested_by"])
+    if row["status"] == "running":
+        record(connection, [row["id"]], "claimed", row["requested_by"])
+    return requests_in(connection, select(*COLUMNS).where(table.id == row["id"]))[0]
