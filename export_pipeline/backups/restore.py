@@ -25,7 +25,7 @@ from export_pipeline.backups.restore_source import (
     BackupSource,
 )
 from export_pipeline.backups.restore_target import RestoreRecord, RestoreTarget
-from export_pipeline.errors import ExportPipelineError
+from export_pipeline.errors import ExportPipelineError, IncompleteError
 from export_pipeline.installation import Installation
 from export_pipeline.mongo.connection import Document
 from export_pipeline.packages.layers import Keys
@@ -37,6 +37,12 @@ class StoppedError(ExportPipelineError):
     """Another part of the same restore has failed."""
 
     code = "stopped"
+
+
+class DocumentsLostError(ExportPipelineError):
+    """Documents that were loaded are not there any more: the server was restarted before they were on its disk."""
+
+    code = "documents_lost"
 
 
 class RestoredCollection(Stored):
@@ -97,6 +103,8 @@ class Restore:
         self._ledger = Ledger(installation.database, storages)
         self._begun_at = time.monotonic()
         self._stopped = Event()
+        self._process: Any = None
+        self._continued = False
         self._report_documents: OnDocuments = lambda _: None
 
     @property
@@ -132,7 +140,8 @@ class Restore:
         called again to continue; IncompleteError where what was loaded is not what the backup holds.
         """
         self._report_documents = on_documents
-        continued = self._check()
+        self._process = self._target.process
+        self._continued = continued = self._check()
         self._record.begin(self.plan)
         done = self._record.done() if continued else {}
         with ThreadPoolExecutor(self.wish.threads, "restore") as pool:
@@ -207,8 +216,8 @@ class Restore:
                 self._source, self._loading(target), part, again=continued, on_documents=self._on_documents
             )
             key = _part_key(target, part)
-            if len(target.source.parts) > 1:  # of a lone one, what the comparison records is enough
-                self._record.add(key, figures.recorded)
+            # Durable before it is compared: what a crash of the server takes afterwards, no comparison would find.
+            self._record.add(key, figures.recorded)
             with lock:
                 loaded[key] = figures
                 missing[_key(target)].discard(key)
@@ -241,8 +250,16 @@ class Restore:
         return loaded
 
     def _compare(self, target: Target, loaded: Mapping[str, Loaded]) -> None:
-        parts = [loaded[_part_key(target, part)] for part in target.source.parts]
-        compare(self._loading(target), parts, self._on_documents)
+        keys = [_part_key(target, part) for part in target.source.parts]
+        try:
+            compare(self._loading(target), [loaded[key] for key in keys], self._on_documents)
+        except IncompleteError as error:
+            self._record.withdraw(keys)
+            if self._continued or self._target.process != self._process:
+                raise DocumentsLostError(
+                    f"{error}; its server was restarted or replaced meanwhile. Restore again: they are loaded anew"
+                ) from None
+            raise
         self._target.build_indexes(target)
         self._record.add(_key(target), _together(loaded, target).recorded)
 

@@ -68,6 +68,12 @@ class RestoreTarget:
             self._client.server_info()  # they are known only then
             return ",".join(sorted(f"{host}:{port}" for host, port in self._client.nodes))
 
+    @property
+    def process(self) -> Any:
+        """What tells the process that is written to from another one, such as the same server's after a restart."""
+        with writing("the target's server"):
+            return self._client.admin.command("hello").get("topologyVersion", {}).get("processId")
+
     def database(self, name: str) -> Database[Any]:
         """Return a database whose collections are read and written at the primary."""
         return self._client.get_database(name, read_preference=ReadPreference.PRIMARY, write_concern=_MAJORITY)
@@ -180,6 +186,11 @@ class RestoreRecord:
         """Record what is done; all that was written before is on the disks of a majority then too."""
         with writing(PROGRESS):
             self._collection.replace_one({"_id": what}, {"_id": what, **figures}, upsert=True)
+
+    def withdraw(self, what: Sequence[str]) -> None:
+        """Take back what is not so any more."""
+        with writing(PROGRESS):
+            self._collection.delete_many({"_id": {"$in": list(what)}})
 
     def remove(self, plan_sha256: str) -> None:
         """Remove the record of a restore that is done; another one's stays."""

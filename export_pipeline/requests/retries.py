@@ -13,6 +13,7 @@ RUN_LOST = "run_lost"
 
 PASSING = frozenset(
     {
+        "documents_lost",
         "interrupted",
         "mongo_unreachable",
         "read_failed",

@@ -17,11 +17,11 @@ from pymongo.errors import WriteError
 
 from export_pipeline.backups.backup import Backups
 from export_pipeline.backups.erase import Erasures
-from export_pipeline.backups.restore import Restore, RestoreReport
+from export_pipeline.backups.restore import DocumentsLostError, Restore, RestoreReport
 from export_pipeline.backups.restore_load import Loading, compare, load_part
 from export_pipeline.backups.restore_plan import TargetRefusedError, Wish
 from export_pipeline.backups.restore_source import BackupRefusedError, find_backup
-from export_pipeline.backups.restore_target import PROGRESS, RestoreFailedError
+from export_pipeline.backups.restore_target import PROGRESS, RestoreFailedError, RestoreTarget
 from export_pipeline.backups.structure import read_structures
 from export_pipeline.cli import main
 from export_pipeline.demo.specimens import SPECIMENS, join
@@ -145,13 +145,20 @@ def restore(app: Exporter, backup: str, to: str, *, keys: Keys = NO_KEYS, **wish
 
 
 def contents(client: Client, database: str, name: str, kind: str) -> list[bytes]:
-    """A collection's documents in its order; of one without an order, sorted, their fields too."""
+    """A collection's documents in its order; of one without an order, sorted."""
     order: Any = None if kind in ("timeseries", "view") else {"$natural" if kind == "capped" else "_id": 1}
     batches: Any = client[database][name].find_raw_batches({}, sort=order)
     found = [document for batch in batches for document in documents(batch)]
     if kind == "timeseries":
         return sorted(bson.encode(dict(sorted(bson.decode(document).items()))) for document in found)
-    return found
+    return sorted(map(_in_one_order, found)) if kind == "view" else found
+
+
+def _in_one_order(document: bytes) -> bytes:
+    """What a $lookup joins is in no order."""
+    shown = bson.decode(document)
+    joined = {"e": sorted(map(bson.encode, shown["e"]))} if "e" in shown else {}
+    return bson.encode({**shown, **joined})
 
 
 def assert_same(client: Client, before: str, after: str, rename: Callable[[str], str] = lambda name: name) -> None:
@@ -259,6 +266,54 @@ def test_a_collection_that_is_not_what_was_loaded_is_found(
     monkeypatch.setattr("export_pipeline.backups.restore.compare", compare_changed)
     with pytest.raises(IncompleteError, match=f"{of}_copy.app_users{APP}: it does not hold the documents"):
         restore(app, backup, f"{of}_copy")
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+@pytest.mark.parametrize("name", ["app_users", "capped", "measured", "hostile"])
+def test_what_a_crash_of_the_server_took_is_loaded_anew(
+    app: Exporter, back_up: BackUp, monkeypatch: pytest.MonkeyPatch, restarted: bool, name: str
+) -> None:
+    of, backup = app.settings.mongo_database, back_up()
+    crashed: list[str] = []
+
+    def compare_after_crash(loading: Loading, *arguments: Any) -> None:
+        if loading.collection.name == f"{name}{APP}" and not crashed:
+            crashed.append(name)
+            if name in ("capped", "measured"):
+                loading.collection.drop()
+            else:
+                loading.collection.delete_one({})
+        compare(loading, *arguments)
+
+    monkeypatch.setattr("export_pipeline.backups.restore.compare", compare_after_crash)
+    with monkeypatch.context() as patched:
+        if restarted:
+            patched.setattr(RestoreTarget, "process", property(lambda _: object()))
+        with pytest.raises(DocumentsLostError if restarted else IncompleteError, match=f"{name}{APP}: it does not"):
+            restore(app, backup, f"{of}_copy")
+    assert restore(app, backup, f"{of}_copy").continued
+    assert_same(app.client, of, f"{of}_copy")
+
+
+def test_what_a_former_attempt_lost_is_loaded_anew_too(
+    app: Exporter, back_up: BackUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, backup = app.settings.mongo_database, back_up()
+
+    def refuse(*_: Any) -> None:
+        raise RestoreFailedError("for the test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("export_pipeline.backups.restore.compare", refuse)
+        with pytest.raises(RestoreFailedError, match="for the test"):
+            restore(app, backup, f"{of}_copy", threads=1)
+    lost = app.client[f"{of}_copy"][PROGRESS].find_one({"_id": {"$regex": "^part .*app_users"}})
+    assert lost is not None
+    app.client[f"{of}_copy"][f"app_users{APP}"].delete_one({})
+    with pytest.raises(DocumentsLostError):
+        restore(app, backup, f"{of}_copy")
+    restore(app, backup, f"{of}_copy")
+    assert_same(app.client, of, f"{of}_copy")
 
 
 # Refused before anything is written.

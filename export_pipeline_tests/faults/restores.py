@@ -45,12 +45,11 @@ def what_is_wrong(house: House, request: Request) -> str | None:
     changed = [name for name in sorted(names) if made[name].fingerprint != expected[name].fingerprint]
     if changed:
         return f"other options or indexes: {', '.join(changed)}"
-    stored = [(name, made[name].kind) for name in sorted(names) if made[name].kind != "view"]
-    changed = [
-        name for name, kind in stored if _documents(house, target, name, kind) != _documents(house, source, name, kind)
-    ]
-    if changed:
-        return f"other documents: {', '.join(changed)}"
+    for name in sorted(names):
+        if (kind := made[name].kind) != "view":
+            here, there = _documents(house, target, name, kind), _documents(house, source, name, kind)
+            if here != there:
+                return f"other documents: {name} has {len(here)} instead of {len(there)}"
     documents = undisturbed(house).documents_done
     return None if request.documents_done == documents else f"its row counts {request.documents_done} documents"
 
