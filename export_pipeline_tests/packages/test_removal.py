@@ -136,7 +136,7 @@ def test_a_forgotten_apps_backups_are_none_of_its_exports(app: Exporter) -> None
     backup = BackupRequests.beside(app.requests).submit(NewBackup("x"))
     assert app.forget("x", None, "ann") == 0
     assert app.requests.get(backup.id) == backup
-    with pytest.raises(BadInputError, match="is a backup"):
+    with pytest.raises(BadInputError, match="is no export but app_backup"):
         app.download(backup)
 
 
